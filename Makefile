@@ -1,0 +1,39 @@
+# Everything goes through one virtual environment, made from exact versions in constraints.txt.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check bench clean
+
+help:  ## show what there is to do
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("durabert needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned dependencies (once, a minute or two)"
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --editable '.[local]' --group dev -c constraints.txt
+	@touch $@
+
+setup: $(STAMP)  ## make the virtual environment
+
+demo: $(STAMP)  ## train two configurations on the demo reviews and predict
+	@$(BIN)/durabert demo
+
+check: $(STAMP)  ## static checks: ruff, mypy, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: $(STAMP)  ## the whole test suite
+	@$(BIN)/pytest
+
+bench: $(STAMP)  ## the figures of docs/benchmarks.md, as JSON
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the virtual environment and caches
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,1 @@
+"""Durable, exact fine-tuning of BERT-family models on Temporal."""

@@ -1,0 +1,211 @@
+"""The errors of durabert, and the one place that says which of them are retried.
+
+DurabertError
+├── UserError                    the user's mistake: never retried, exit code 2
+│   ├── SpecInvalid              a field of a request is out of range, unknown or of the wrong type
+│   ├── NameInvalid              a name that is no safe path segment
+│   ├── NameInUse                the name belongs to another spec
+│   ├── DataNotFound             no such file, directory or hub data set
+│   ├── DataInvalid              unreadable: empty, wrong encoding, broken rows, no train split
+│   ├── ColumnMissing            the data has no such column
+│   ├── ColumnAmbiguous          more than one column could be meant, or none
+│   ├── LabelsInvalid            one class only, unknown labels, labels that do not fit the task
+│   ├── ModelNotFound            neither a known name, nor a directory, nor on the hub
+│   ├── ModelInvalid             no weights, unsafe weights, or not an encoder
+│   ├── DeviceMissing            the device asked for is not on the worker
+│   ├── TextsInvalid             nothing to predict, or too much for one request
+│   ├── RunNotFound              no run of that name
+│   ├── RunNotUsable             the run has no model: failed, cancelled, still training
+│   ├── EngineUnavailable        no Temporal server at the address, or the embedded one did not start
+│   └── DependencyMissing        an extra of durabert is not installed
+├── RunFailed                    the run itself cannot succeed: never retried, exit code 1
+│   ├── TrainingDiverged         loss or gradient is not finite
+│   └── RunCancelled             cancelled on request
+├── InfrastructureError          retried without limit, with back-off
+│   ├── ProcessKilled            the training process was killed, most often by the kernel for memory
+│   ├── ProcessStalled           the training process stopped reporting
+│   ├── DeviceFault              the GPU or its driver failed
+│   ├── OutOfMemory              the device has too little free memory
+│   ├── StoreUnavailable         the artifact store did not answer
+│   └── WorkerStopping           the worker shuts down and hands the work over
+└── UnexpectedError              a bug: retried twice, then reported
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class Retry(enum.Enum):
+    """How often an activity that ended with an error is tried again."""
+
+    NEVER = "never"
+    ALWAYS = "always"
+    TWICE = "twice"
+
+
+class DurabertError(Exception):
+    """Any error that durabert raises on purpose; ``str(error)`` is one sentence for the user."""
+
+    retry: ClassVar[Retry] = Retry.NEVER
+    exit_code: ClassVar[int] = 1
+
+    @classmethod
+    def restored(cls, name: str, message: str) -> DurabertError:
+        """Return the error that crossed a process or the network as its class name and its sentence.
+
+        A name that this version does not know becomes an ``UnexpectedError``.
+        """
+        kind = next((kind for kind in _tree(DurabertError) if kind.__name__ == name), UnexpectedError)
+        error = kind.__new__(kind)
+        Exception.__init__(error, message)
+        return error
+
+
+class UserError(DurabertError):
+    """The user's mistake: the message names the value and what was expected."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpecInvalid(UserError):
+    """A field of a request is out of range, unknown or of the wrong type."""
+
+
+class NameInvalid(UserError):
+    """The name cannot be a workflow id and a directory name."""
+
+    def __init__(self, name: str, *, what: str = "run") -> None:
+        shown = name if len(name) <= 120 else f"{name[:117]}..."
+        super().__init__(
+            f"{what} name {shown!r} is not allowed: use 1 to 100 letters, digits, '-' and '_', "
+            "starting with a letter or a digit"
+        )
+
+
+class NameInUse(UserError):
+    """The name belongs to an experiment with another spec."""
+
+    def __init__(self, name: str, *, difference: str) -> None:
+        super().__init__(
+            f"the name {name!r} is in use by another experiment ({difference}); choose another name"
+        )
+
+
+class DataNotFound(UserError):
+    """There is no file, directory or hub data set of that name."""
+
+
+class DataInvalid(UserError):
+    """The data cannot be read or holds nothing to train on."""
+
+
+class ColumnMissing(UserError):
+    """The data has no such column."""
+
+    def __init__(self, column: str, *, path: str, columns: Sequence[str]) -> None:
+        super().__init__(f"{path} has no column {column!r}; it has {', '.join(map(repr, columns))}")
+
+
+class ColumnAmbiguous(UserError):
+    """No column, or more than one, could be the one that is needed."""
+
+
+class LabelsInvalid(UserError):
+    """The labels do not make a task."""
+
+
+class ModelNotFound(UserError):
+    """The model is neither a known name, nor a directory, nor on the hub."""
+
+
+class ModelInvalid(UserError):
+    """The model cannot be loaded safely, or not for this task."""
+
+
+class DeviceMissing(UserError):
+    """The device asked for is not on the worker."""
+
+
+class TextsInvalid(UserError):
+    """There is nothing to predict, or more than one request may carry."""
+
+
+class RunNotFound(UserError):
+    """No run has that name."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"there is no run {run!r}; 'durabert runs' lists them")
+
+
+class RunNotUsable(UserError):
+    """The run has no model: it failed, was cancelled or is not finished."""
+
+
+class EngineUnavailable(UserError):
+    """No Temporal server answers, or the embedded one did not come up."""
+
+
+class DependencyMissing(UserError):
+    """An optional part of durabert is not installed."""
+
+    def __init__(self, what: str, *, extra: str) -> None:
+        super().__init__(f"{what} is not installed; run: pip install 'durabert[{extra}]'")
+
+
+class RunFailed(DurabertError):
+    """The run cannot succeed, however often it is tried."""
+
+
+class TrainingDiverged(RunFailed):
+    """Loss or gradient norm is not finite."""
+
+
+class RunCancelled(RunFailed):
+    """The run was cancelled on request."""
+
+
+class InfrastructureError(DurabertError):
+    """Something around the run failed; trying again is right."""
+
+    retry: ClassVar[Retry] = Retry.ALWAYS
+
+
+class ProcessKilled(InfrastructureError):
+    """The training process was killed by a signal it could not handle."""
+
+
+class ProcessStalled(InfrastructureError):
+    """The training process stopped reporting."""
+
+
+class DeviceFault(InfrastructureError):
+    """The GPU or its driver failed."""
+
+
+class OutOfMemory(InfrastructureError):
+    """The device has too little free memory."""
+
+
+class StoreUnavailable(InfrastructureError):
+    """The artifact store did not answer, or its disk is full."""
+
+
+class WorkerStopping(InfrastructureError):
+    """The worker shuts down and hands the work to another one."""
+
+
+class UnexpectedError(DurabertError):
+    """A bug in durabert or below it."""
+
+    retry: ClassVar[Retry] = Retry.TWICE
+
+
+def _tree(root: type[DurabertError]) -> Iterator[type[DurabertError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)

@@ -1,0 +1,47 @@
+"""Request, result and artifact types: what crosses processes, the network and time."""
+
+from durabert.specs.base import Name, RunName, Wire, checked_name, checked_run, spec_invalid
+from durabert.specs.data import DataSpec, TextsSpec
+from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
+from durabert.specs.training import (
+    EpochResult,
+    ErrorInfo,
+    ExperimentResult,
+    ExperimentSpec,
+    FineTuneConfig,
+    FineTuneRequest,
+    FineTuneResult,
+    Progress,
+    RowCounts,
+    RunOutcome,
+    RunStatus,
+    Task,
+    experiment_from_toml,
+)
+
+__all__ = [
+    "DataSpec",
+    "EpochResult",
+    "ErrorInfo",
+    "ExperimentResult",
+    "ExperimentSpec",
+    "FineTuneConfig",
+    "FineTuneRequest",
+    "FineTuneResult",
+    "InferenceRequest",
+    "InferenceResult",
+    "Name",
+    "Prediction",
+    "Progress",
+    "RowCounts",
+    "RunName",
+    "RunOutcome",
+    "RunStatus",
+    "Task",
+    "TextsSpec",
+    "Wire",
+    "checked_name",
+    "checked_run",
+    "experiment_from_toml",
+    "spec_invalid",
+]

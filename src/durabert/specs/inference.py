@@ -1,0 +1,110 @@
+"""Predictions: what to ask for and what comes back."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from durabert.specs.base import RunName, Wire
+from durabert.specs.data import TextsSpec
+
+MAX_INLINE_TEXTS = 1000
+"""More texts than this belong in a file: history is no place for data."""
+MAX_INLINE_BYTES = 256 * 1024
+"""Largest size of all inline texts together."""
+
+OutputFormat = Literal["csv", "jsonl", "parquet"]
+
+
+class InferenceRequest(Wire):
+    """The argument of ``BertInferenceWorkflow`` and of the activity ``run_bert_inference``."""
+
+    run: RunName
+    """The run whose model predicts."""
+    texts: tuple[str | tuple[str, str], ...] = ()
+    """A few texts, or pairs of texts for a pair task, inline."""
+    input: TextsSpec | None = None
+    """A file of texts instead, of any size."""
+    output: str | None = None
+    """File for the predictions: ``.csv``, ``.jsonl`` or ``.parquet``; needed with ``input``."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision; ``auto`` is bf16 where the hardware has it, else fp32."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.input is None:
+            self._check_inline()
+        elif self.texts:
+            raise ValueError("give texts or an input file, not both")
+        elif self.output is None:
+            raise ValueError("predictions of an input file need an output file")
+        return self
+
+    def _check_inline(self) -> None:
+        if not self.texts:
+            raise ValueError("the list of texts is empty; give at least one text or an input file")
+        if len(self.texts) > MAX_INLINE_TEXTS:
+            raise ValueError(
+                f"{len(self.texts)} texts are too many for one request (at most {MAX_INLINE_TEXTS}); "
+                "use an input file"
+            )
+        parts = [part for text in self.texts for part in ([text] if isinstance(text, str) else text)]
+        size = sum(len(part.encode()) for part in parts)
+        if size > MAX_INLINE_BYTES:
+            raise ValueError(
+                f"the texts have {size:,} bytes, too many for one request (at most {MAX_INLINE_BYTES:,}); "
+                "use an input file"
+            )
+
+
+class Prediction(Wire):
+    """What the model says of one text."""
+
+    label: str | None = None
+    """The most probable label; none for multi-label and regression."""
+    labels: list[str] | None = None
+    """All labels above a probability of 0.5; multi-label only."""
+    confidence: float | None = None
+    """Probability of ``label``, 0 to 1; none for regression and multi-label."""
+    scores: dict[str, float] = Field(default_factory=dict)
+    """Probability of every label."""
+    value: float | None = None
+    """The predicted number; regression only."""
+
+
+class InferenceResult(Wire):
+    """The result of ``BertInferenceWorkflow`` and of ``run_bert_inference``."""
+
+    run: str
+    """The run whose model predicted."""
+    model_sha256: str
+    """Digest of its weights."""
+    rows: int
+    """Number of texts."""
+    predictions: list[Prediction] = Field(default_factory=list)
+    """One entry an inline text, in order; empty with an input file."""
+    output: str | None = None
+    """The file with the predictions."""
+    output_sha256: str | None = None
+    """Digest of that file."""
+    label_counts: dict[str, int] = Field(default_factory=dict)
+    """How often each label was predicted."""
+    skipped: int = 0
+    """Rows without a text; they are in the output without a prediction."""
+    seconds: float
+    """Wall-clock seconds, loading included."""
+    texts_per_second: float
+    """Texts a second of the prediction alone."""
+    peak_memory_mib: float
+    """Largest resident memory of the process, MiB."""
+    device: str
+    """Where it was computed."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Compute precision that was used."""
+    attempts: int = 1
+    """Attempts of the activity, this one included."""
+    notices: list[str] = Field(default_factory=list)
+    """What was found in the input and handled."""

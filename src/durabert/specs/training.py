@@ -1,0 +1,307 @@
+"""Configurations, experiments, and what comes out of them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from durabert.specs.base import RUN_SEPARATOR, Name, RunName, Wire
+from durabert.specs.data import DataSpec
+
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
+Phase = Literal[
+    "starting",
+    "loading data",
+    "tokenizing",
+    "loading model",
+    "training",
+    "validating",
+    "saving",
+    "predicting",
+]
+RunStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+MAX_RUNS = 200
+"""Largest number of runs in one experiment: a history stays far below Temporal's limits."""
+
+
+class FineTuneConfig(Wire):
+    """One configuration: base model, optimization, limits. The defaults give a good model."""
+
+    name: Name | None = None
+    """Name of the configuration inside its experiment; default: its number from 1."""
+    model: str = Field(default="minilm", min_length=1)
+    """``minilm`` (offline), a directory with safetensors weights, or a hub id such as ``roberta-base``."""
+    task: Literal["auto"] | Task = "auto"
+    """What the labels mean; default: inferred from the label column."""
+    epochs: int = Field(default=3, ge=1, le=1000)
+    """Passes over the training rows."""
+    batch_size: int = Field(default=16, ge=1, le=4096)
+    """Examples per optimizer step, over all micro-batches."""
+    gradient_accumulation: int = Field(default=1, ge=1, le=4096)
+    """Micro-batches that a batch is computed in, one after the other; the result is the same."""
+    learning_rate: float = Field(default=5e-5, gt=0, le=1, allow_inf_nan=False)
+    """Peak learning rate of AdamW."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1, allow_inf_nan=False)
+    """Decoupled weight decay; biases and layer norms are exempt."""
+    warmup_ratio: float = Field(default=0.06, ge=0, le=1, allow_inf_nan=False)
+    """Share of all steps in which the learning rate rises from 0 to its peak."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    clip_norm: float | None = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Largest allowed global L2 norm of the gradient; none: no clipping."""
+    max_length: int = Field(default=128, ge=4, le=32768)
+    """Longest input in tokens; longer texts are truncated."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Compute precision; ``auto`` is bf16 where the hardware has it, else fp32. Weights stay fp32."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
+    """Probability mass spread over all classes; classification only."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """Weight of each label in the loss; ``balanced`` is inverse to its frequency."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Epochs without improvement after which training stops; none: never."""
+    best_metric: Literal[
+        "auto", "loss", "accuracy", "f1_macro", "f1_micro", "mcc", "pearson", "spearman", "mse"
+    ] = "auto"
+    """Validation metric that picks the best epoch; ``auto``: accuracy, f1_micro or pearson by task."""
+    max_train_rows: int | None = Field(default=None, ge=1)
+    """Train on a seeded sample of at most this many rows."""
+    max_eval_rows: int | None = Field(default=None, ge=1)
+    """Validate on a seeded sample of at most this many rows."""
+    seed: int = Field(default=42, ge=0, le=2**32 - 1)
+    """Seed of the new head, the order of the rows, and dropout."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.gradient_accumulation > self.batch_size:
+            raise ValueError(
+                f"gradient_accumulation is {self.gradient_accumulation}, but should be at most "
+                f"batch_size, {self.batch_size}"
+            )
+        if isinstance(self.class_weights, dict):
+            for label, weight in self.class_weights.items():
+                if not 0 < weight < float("inf"):
+                    raise ValueError(f"class_weights[{label!r}] is {weight}, but should be a positive number")
+        return self
+
+
+class ExperimentSpec(Wire):
+    """Configurations to train on the same data; the argument of ``BertFineTuningWorkflow``."""
+
+    name: Name
+    """Name of the experiment and id of its workflow."""
+    data: DataSpec
+    """What to train on."""
+    runs: tuple[FineTuneConfig, ...] = Field(default=(FineTuneConfig(),), min_length=1, max_length=MAX_RUNS)
+    """The configurations."""
+    in_order: bool = False
+    """Train one after the other; default: all at once, as far as workers have free slots."""
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        names = self.run_names()
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two runs have the name {twice[0]!r}, but each needs its own")
+        return self
+
+    def run_names(self) -> list[str]:
+        """Return the full name of each run: the experiment's alone if it has one unnamed configuration."""
+        if len(self.runs) == 1 and self.runs[0].name is None:
+            return [self.name]
+        return [
+            f"{self.name}{RUN_SEPARATOR}{config.name or number}"
+            for number, config in enumerate(self.runs, start=1)
+        ]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the spec: equal for equal experiments, whatever was left to defaults."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+
+
+class FineTuneRequest(Wire):
+    """The argument of the activity ``fine_tune_bert``."""
+
+    experiment: Name
+    """The experiment that the run belongs to."""
+    run: RunName
+    """Full name of the run, and of its directory."""
+    data: DataSpec
+    """What to train on."""
+    config: FineTuneConfig
+    """How to train."""
+
+
+class RowCounts(Wire):
+    """Rows that were used."""
+
+    train: int
+    """Rows trained on in each epoch."""
+    validation: int
+    """Rows of the validation after each epoch."""
+    test: int = 0
+    """Rows of the final test, 0 without one."""
+
+
+class EpochResult(Wire):
+    """The state after one epoch."""
+
+    epoch: int
+    """Number of the epoch from 1."""
+    step: int
+    """Optimizer steps done so far."""
+    train_loss: float
+    """Mean training loss of the epoch, by example."""
+    metrics: dict[str, float]
+    """Validation metrics."""
+
+
+class FineTuneResult(Wire):
+    """What a finished run is: the result of the activity ``fine_tune_bert``, and ``result.json``."""
+
+    run: str
+    """Full name of the run."""
+    experiment: str
+    """The experiment that it belongs to."""
+    directory: str
+    """The run's directory on the worker."""
+    task: Task
+    """What was learned."""
+    labels: list[str]
+    """Label names by class number; one for regression."""
+    text_columns: list[str]
+    """The one or two columns that were read."""
+    model: str
+    """The base model, as it was asked for."""
+    model_sha256: str
+    """Digest of the trained weights: names, types, shapes and bytes in sorted order."""
+    data_sha256: str
+    """Digest of the rows that were used, independent of the file format."""
+    config: FineTuneConfig
+    """The configuration."""
+    steps: int
+    """Optimizer steps."""
+    epochs: int
+    """Epochs that were trained; fewer than asked for after early stopping."""
+    best_epoch: int
+    """The epoch whose weights were kept, from 1."""
+    attempts: int
+    """Attempts of the activity, this one included."""
+    seconds: float
+    """Wall-clock seconds of this attempt, loading and saving included."""
+    train_seconds: float
+    """Wall-clock seconds of the training steps alone."""
+    train_loss: float
+    """Mean training loss of the last epoch, by example."""
+    metric: str
+    """The validation metric that picked the best epoch."""
+    metrics: dict[str, float]
+    """Validation metrics of the best epoch."""
+    test_metrics: dict[str, float] | None = None
+    """Metrics on the test rows; none without labelled test rows."""
+    history: list[EpochResult]
+    """One entry an epoch."""
+    rows: RowCounts
+    """Rows that were used."""
+    examples_per_second: float
+    """Training examples a second of the training steps."""
+    peak_memory_mib: float
+    """Largest resident memory of the training process, MiB."""
+    peak_device_memory_mib: float | None = None
+    """Largest memory that torch reserved on the GPU, MiB; none on a CPU."""
+    device: str
+    """Where it was trained, such as ``cpu`` or ``cuda (NVIDIA H100)``."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """Compute precision that was used."""
+    deterministic: bool
+    """Whether torch was held to deterministic kernels."""
+    notices: list[str] = Field(default_factory=list)
+    """What was found in the data and handled, one sentence each, with counts and first line numbers."""
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of durabert and the libraries that matter."""
+
+
+class ErrorInfo(Wire):
+    """An error as a result carries it."""
+
+    type: str
+    """Class name in ``durabert.errors``."""
+    message: str
+    """One sentence."""
+
+
+class RunOutcome(Wire):
+    """How one run of an experiment ended."""
+
+    run: str
+    """Full name of the run."""
+    status: RunStatus
+    """``completed``, ``failed`` or ``cancelled`` once the experiment has ended."""
+    result: FineTuneResult | None = None
+    """The result of a completed run."""
+    error: ErrorInfo | None = None
+    """Why it failed."""
+
+
+class ExperimentResult(Wire):
+    """The result of ``BertFineTuningWorkflow``: the outcome of every run, failed ones included."""
+
+    name: str
+    """The experiment."""
+    outcomes: list[RunOutcome]
+    """One entry a run, in the order of the configurations."""
+
+    def completed(self) -> list[FineTuneResult]:
+        """Return the results of the runs that completed."""
+        return [outcome.result for outcome in self.outcomes if outcome.result is not None]
+
+
+class Progress(Wire):
+    """How far a job is: the heartbeat of an activity, and what a progress bar shows."""
+
+    phase: Phase
+    """What the process is doing."""
+    step: int = 0
+    """Optimizer steps done, or rows predicted."""
+    steps: int = 0
+    """All of them, 0 while unknown."""
+    epoch: int = 0
+    """Current epoch from 1, 0 before the first."""
+    epochs: int = 0
+    """Epochs asked for."""
+    loss: float | None = None
+    """Training loss, smoothed over the last steps."""
+    learning_rate: float | None = None
+    """Learning rate of the last step."""
+    examples_per_second: float | None = None
+    """Examples a second, over the last steps."""
+    tokens_per_second: float | None = None
+    """Tokens a second without padding, over the last steps."""
+    eta_seconds: float | None = None
+    """Expected seconds to the end of the job."""
+    metrics: dict[str, float] = Field(default_factory=dict)
+    """Validation metrics of the last finished epoch."""
+    process_id: int | None = None
+    """Process id of the training process on the worker."""
+    worker: str | None = None
+    """Identity of the worker."""
+
+
+def experiment_from_toml(document: dict[str, Any]) -> ExperimentSpec:
+    """Build an experiment from a parsed TOML document.
+
+    A table ``[defaults]`` holds fields that all ``[[runs]]`` share; ``data`` may be a path or a table.
+
+    Raises:
+        SpecInvalid: a field is unknown or out of range.
+    """
+    document = dict(document)
+    defaults = document.pop("defaults", {})
+    runs = document.pop("runs", [{}])
+    if isinstance(document.get("data"), str):
+        document["data"] = {"source": document["data"]}
+    return ExperimentSpec.parse({**document, "runs": [{**defaults, **run} for run in runs]})

@@ -1,0 +1,3 @@
+"""The version of durabert."""
+
+__version__ = "0.1.0"
