@@ -287,8 +287,6 @@ class Progress(Wire):
     """Validation metrics of the last finished epoch."""
     process_id: int | None = None
     """Process id of the training process on the worker."""
-    worker: str | None = None
-    """Identity of the worker."""
 
 
 def experiment_from_toml(document: dict[str, Any]) -> ExperimentSpec:

@@ -1,0 +1,1 @@
+"""Effects: what workflows ask for, done in supervised child processes."""

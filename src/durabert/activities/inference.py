@@ -1,0 +1,40 @@
+"""The activity ``run_bert_inference``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from temporalio import activity
+
+from durabert.activities.boundary import implements, run_child
+from durabert.contract import RUN_BERT_INFERENCE
+from durabert.specs import InferenceRequest, InferenceResult
+from durabert.supervisor import Job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from durabert.activities.devices import DeviceSlots
+
+
+class InferenceActivities:
+    """Prediction with the runs in this worker's home directory."""
+
+    def __init__(self, home: Path, slots: DeviceSlots) -> None:
+        self._home = home
+        self._slots = slots
+
+    @implements(RUN_BERT_INFERENCE)
+    async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
+        """Predict in a child process."""
+        async with self._slots.take() as device:
+            job = Job(
+                entry="durabert.activities.jobs:predict",
+                request={
+                    "request": request.model_dump(mode="json"),
+                    "home": str(self._home),
+                    "attempt": activity.info().attempt,
+                },
+                device=device,
+            )
+            return InferenceResult.model_validate(await run_child(job))

@@ -1,0 +1,106 @@
+"""The friendly functions: blocking, usable in a script or a notebook, no knowledge of Temporal needed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from durabert.client import Client
+from durabert.errors import DurabertError, RunCancelled
+from durabert.specs import (
+    DataSpec,
+    ExperimentSpec,
+    FineTuneConfig,
+    FineTuneResult,
+    InferenceRequest,
+    Prediction,
+    checked_name,
+)
+
+Value = TypeVar("Value")
+
+
+def fine_tune(
+    data: str | Path | DataSpec, *, name: str, profile: str | None = None, **config: Any
+) -> FineTuneResult:
+    """Fine-tune one model durably and return its result.
+
+    Called again with the same arguments, also after a crash, it joins the run instead of training twice.
+
+    Args:
+        data: file, directory or hub id, or a ``DataSpec`` that says more.
+        name: name of the run.
+        profile: Temporal connection profile; default: the embedded engine.
+        **config: fields of ``FineTuneConfig``, such as ``model``, ``epochs`` or ``learning_rate``.
+
+    Raises:
+        UserError: something about the arguments, the data or the model is wrong.
+        RunFailed: training failed for good, or was cancelled.
+    """
+    source = data if isinstance(data, DataSpec) else DataSpec(source=_located(data))
+    checked_name(name)
+    spec = ExperimentSpec(name=name, data=source, runs=(FineTuneConfig.parse(config),))
+    return _blocking(_fine_tune(spec, profile))
+
+
+def predict(
+    run: str, texts: Sequence[str] | Sequence[tuple[str, str]], *, profile: str | None = None
+) -> list[Prediction]:
+    """Predict with the model of a finished run, one prediction a text.
+
+    Args:
+        run: name of the run.
+        texts: a few texts, or pairs of texts for a pair task.
+        profile: Temporal connection profile; default: the embedded engine.
+
+    Raises:
+        UserError: no such run, no model, or no texts.
+    """
+    request = InferenceRequest.parse({"run": run, "texts": list(texts)})
+    return _blocking(_predict(request, profile))
+
+
+async def _fine_tune(spec: ExperimentSpec, profile: str | None) -> FineTuneResult:
+    async with Client.connect(profile=profile) as client:
+        await client.start(spec)
+        view = (await client.wait(spec.name)).runs[0]
+    if view.result is not None:
+        return view.result
+    if view.error is not None:
+        raise DurabertError.restored(view.error.type, view.error.message)
+    raise RunCancelled(f"run {view.run!r} was cancelled")
+
+
+async def _predict(request: InferenceRequest, profile: str | None) -> list[Prediction]:
+    async with Client.connect(profile=profile) as client:
+        return (await client.predict(request)).predictions
+
+
+def _located(data: str | Path) -> str:
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else str(data)
+
+
+def _blocking(work: Coroutine[Any, Any, Value]) -> Value:
+    """Run a coroutine to its end, also where an event loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    outcome: list[Value | BaseException] = []
+
+    def target() -> None:
+        try:
+            outcome.append(asyncio.run(work))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=target, name="durabert")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]

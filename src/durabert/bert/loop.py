@@ -1,0 +1,297 @@
+"""Fine-tune one model: from a configuration and rows to a model directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from durabert.bert.batches import BatchOrder
+from durabert.bert.card import ModelCard, versions, write_model
+from durabert.bert.data import Split, TrainingData
+from durabert.bert.determinism import deterministic_kernels
+from durabert.bert.device import Compute, Precision, device_errors, process_peak_memory_mib
+from durabert.bert.loss import build_loss, label_array
+from durabert.bert.metrics import Metrics, best_metric
+from durabert.bert.model import Classifier, load_classifier, require_vocabulary, resolve_model
+from durabert.bert.progress import Reporter, Stopped, TrainingMeter
+from durabert.bert.quiet import quiet_libraries
+from durabert.bert.steps import (
+    Best,
+    EpochReport,
+    EvalReport,
+    Examples,
+    StepReport,
+    TrainPlan,
+    TrainState,
+    score_split,
+    train,
+)
+from durabert.bert.tokens import load_tokenizer, tokenize
+from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
+
+__all__ = ["Stopped", "TrainedModel", "fine_tune"]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training gave; the fields are those of ``FineTuneResult``."""
+
+    steps: int
+    epochs: int
+    best_epoch: int
+    train_seconds: float
+    train_loss: float
+    metric: str
+    metrics: dict[str, float]
+    test_metrics: dict[str, float] | None
+    history: list[EpochResult]
+    rows: RowCounts
+    examples_per_second: float
+    peak_memory_mib: float
+    peak_device_memory_mib: float | None
+    device: str
+    precision: Precision
+    deterministic: bool
+    model_sha256: str
+    notices: list[str]
+    versions: dict[str, str]
+
+
+def fine_tune(
+    config: FineTuneConfig,
+    data: TrainingData,
+    *,
+    output: Path,
+    report: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> TrainedModel:
+    """Train, keep the weights of the best epoch, and write them to a model directory.
+
+    Args:
+        config: how to train.
+        data: what to train on.
+        output: directory that is written at the end, whole or not at all; replaced if it exists.
+        report: gets the progress, at least every 0.25 s between steps.
+        should_stop: asked between steps, chunks of texts and batches.
+
+    Raises:
+        Stopped: ``should_stop`` said so; nothing is written.
+        UserError: a field does not fit the model, the data or this machine; nothing is written.
+        TrainingDiverged: loss, gradient or predictions are not finite; nothing is written.
+        InfrastructureError: the device failed or has too little memory; nothing is written.
+    """
+    reporter = Reporter(report, should_stop)
+    compute = Compute.choose(device=config.device, precision=config.precision)
+    metric = best_metric(config.best_metric, data.task)
+    with quiet_libraries(), device_errors(compute), deterministic_kernels():
+        job = _prepare(config, data, compute, metric, reporter)
+        state = TrainState.fresh(job.model, job.plan)
+        meter = _train(state, job, reporter)
+        assert state.best is not None
+        job.model.load_state_dict(state.best.weights)
+        test = _test(state, job, reporter)
+        reporter.phase("saving")
+        card = _card(job, data, state, state.best, test)
+        model_sha256 = write_model(output, job.model, job.tokenizer, card)
+        return _result(card, state, meter, compute, model_sha256)
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Any
+    tokenizer: Any
+    plan: TrainPlan
+    test: Examples | None
+    deterministic: bool
+    notices: tuple[str, ...]
+
+
+def _prepare(
+    config: FineTuneConfig, data: TrainingData, compute: Compute, metric: str, reporter: Reporter
+) -> _Job:
+    reporter.phase("loading model", epochs=config.epochs)
+    path = resolve_model(config.model)
+    tokenizer = load_tokenizer(path)
+    classifier = load_classifier(
+        path, task=data.task, labels=data.labels, max_length=config.max_length, seed=config.seed
+    )
+    require_vocabulary(tokenizer, classifier.model)
+    model = classifier.model.to(compute.device)
+    deterministic = _hold_to_deterministic_kernels(model, compute)
+    reporter.phase("tokenizing")
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    examples = {
+        name: _examples(split, data, config, tokenizer, classifier, reporter)
+        for name, split in splits.items()
+        if split is not None
+    }
+    notices = [
+        notice
+        for name, split in examples.items()
+        for notice in split.tokens.notice(name, max_length=config.max_length)
+    ]
+    plan = _plan(config, data, compute, metric, examples, pad_id=tokenizer.pad_token_id)
+    return _Job(model, tokenizer, plan, examples.get("test"), deterministic, (*data.notices, *notices))
+
+
+def _examples(
+    split: Split,
+    data: TrainingData,
+    config: FineTuneConfig,
+    tokenizer: Any,
+    classifier: Classifier,
+    reporter: Reporter,
+) -> Examples:
+    tokens = tokenize(
+        tokenizer,
+        split.texts,
+        split.pairs,
+        config.max_length,
+        types=classifier.uses_types and split.pairs is not None,
+        on_chunk=lambda done: reporter.tick(),  # noqa: ARG005
+    )
+    return Examples(tokens, label_array(data.task, split.labels))
+
+
+def _plan(
+    config: FineTuneConfig,
+    data: TrainingData,
+    compute: Compute,
+    metric: str,
+    examples: dict[str, Examples],
+    *,
+    pad_id: int,
+) -> TrainPlan:
+    train_examples = examples["train"]
+    loss = build_loss(
+        config, task=data.task, names=data.labels, labels=train_examples.labels, device=compute.device
+    )
+    return TrainPlan(
+        config=config,
+        task=data.task,
+        label_names=tuple(data.labels),
+        train=train_examples,
+        validation=examples["validation"],
+        loss=loss,
+        metric=metric,
+        compute=compute,
+        pad_id=pad_id,
+        order=BatchOrder(len(train_examples), config.batch_size, config.seed),
+    )
+
+
+def _hold_to_deterministic_kernels(model: Any, compute: Compute) -> bool:
+    # Some model types have operations without a deterministic kernel on some devices; a small
+    # step tells, and training goes on without the promise rather than not at all.
+    ids = torch.ones((2, 8), dtype=torch.int64, device=compute.device)
+    try:
+        with compute.autocast():
+            logits = model(input_ids=ids, attention_mask=ids).logits
+        logits.float().sum().backward()
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        torch.use_deterministic_algorithms(False)  # until deterministic_kernels() restores it
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+    return True
+
+
+def _train(state: TrainState, job: _Job, reporter: Reporter) -> TrainingMeter:
+    plan = job.plan
+    num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
+    meter = TrainingMeter(
+        num_steps=plan.num_steps,
+        num_validations=plan.config.epochs + (job.test is not None),
+        validation_share=num_validation / max(1, num_train),
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+    reporter.phase("training", epoch=1, steps=plan.num_steps)
+    for event in train(state, plan):
+        match event:
+            case StepReport():
+                meter.step(
+                    loss=event.loss,
+                    seconds=event.seconds,
+                    examples=event.num_examples,
+                    tokens=event.num_tokens,
+                )
+                reporter.phase(
+                    "training",
+                    at_once=event.step == 1,
+                    step=event.step,
+                    epoch=event.epoch,
+                    learning_rate=event.learning_rate,
+                    **meter.fields(),
+                )
+            case EvalReport():
+                reporter.phase("validating")
+            case EpochReport():
+                meter.validation(event.seconds)
+                reporter.tick(at_once=True, metrics=event.result.metrics, **meter.fields())
+    return meter
+
+
+def _test(state: TrainState, job: _Job, reporter: Reporter) -> Metrics | None:
+    if job.test is None:
+        return None
+    scoring = score_split(state, job.plan, job.test)
+    while True:
+        try:
+            next(scoring)
+        except StopIteration as end:
+            return end.value
+        reporter.phase("validating")
+
+
+def _card(job: _Job, data: TrainingData, state: TrainState, best: Best, test: Metrics | None) -> ModelCard:
+    return ModelCard(
+        config=job.plan.config,
+        data=data,
+        history=state.history,
+        metric=job.plan.metric,
+        best_epoch=best.epoch,
+        validation=best.metrics,
+        test=test,
+        device=job.plan.compute.describe(),
+        precision=job.plan.compute.precision,
+        deterministic=job.deterministic,
+        notices=job.notices,
+        versions=versions(),
+    )
+
+
+def _result(
+    card: ModelCard, state: TrainState, meter: TrainingMeter, compute: Compute, model_sha256: str
+) -> TrainedModel:
+    data = card.data
+    return TrainedModel(
+        steps=state.step,
+        epochs=len(state.history),
+        best_epoch=card.best_epoch,
+        train_seconds=meter.train_seconds,
+        train_loss=state.history[-1].train_loss,
+        metric=card.metric,
+        metrics=card.validation.values,
+        test_metrics=None if card.test is None else card.test.values,
+        history=state.history,
+        rows=RowCounts(
+            train=len(data.train),
+            validation=len(data.validation),
+            test=0 if data.test is None else len(data.test),
+        ),
+        examples_per_second=meter.num_examples / meter.train_seconds,
+        peak_memory_mib=process_peak_memory_mib(),
+        peak_device_memory_mib=compute.peak_memory_mib(),
+        device=card.device,
+        precision=compute.precision,
+        deterministic=card.deterministic,
+        model_sha256=model_sha256,
+        notices=list(card.notices),
+        versions=card.versions,
+    )

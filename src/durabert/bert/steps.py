@@ -1,0 +1,281 @@
+"""The training itself: an explicit state, and a generator that moves it forward one step at a time.
+
+Everything that a step needs is in ``TrainState`` or a pure function of the plan and the number of the step.
+A state that is saved between two events and taken up again ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from durabert.bert.batches import BatchOrder, Indices, collate, micro_batches
+from durabert.bert.determinism import Draw, seed_torch
+from durabert.bert.device import Compute
+from durabert.bert.loss import Labels, Loss
+from durabert.bert.metrics import Metrics, evaluate, is_better
+from durabert.bert.optim import build_optimizer, clip_gradient, learning_rate
+from durabert.bert.scoring import Scorer
+from durabert.bert.tokens import Tokens
+from durabert.errors import TrainingDiverged
+from durabert.specs import EpochResult, FineTuneConfig, Task
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A split, ready for the model."""
+
+    tokens: Tokens
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What does not change during a training."""
+
+    config: FineTuneConfig
+    task: Task
+    label_names: tuple[str, ...]
+    train: Examples
+    validation: Examples
+    loss: Loss
+    metric: str
+    compute: Compute
+    pad_id: int
+    order: BatchOrder
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.order.per_epoch
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all epochs, without early stopping."""
+        return self.steps_per_epoch * self.config.epochs
+
+    def scorer(self, model: Any) -> Scorer:
+        """Return what computes the logits of whole splits."""
+        return Scorer(model, self.compute, pad_id=self.pad_id, max_length=self.config.max_length)
+
+
+@dataclass
+class Best:
+    """The best epoch so far."""
+
+    epoch: int
+    metrics: Metrics
+    weights: dict[str, torch.Tensor]
+    """On the CPU."""
+
+
+@dataclass
+class TrainState:
+    """What changes during a training; whole between any two events of ``train``."""
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
+    """Only for fp16, whose small gradients would vanish without it."""
+    step: int = 0
+    """Optimizer steps done."""
+    epoch_loss: float = 0.0
+    """Sum of the losses of the current epoch's examples."""
+    epoch_examples: int = 0
+    history: list[EpochResult] = field(default_factory=list)
+    best: Best | None = None
+
+    @classmethod
+    def fresh(cls, model: Any, plan: TrainPlan) -> TrainState:
+        """Return the state before the first step."""
+        scaler = torch.amp.GradScaler(plan.compute.device.type) if plan.compute.precision == "fp16" else None
+        return cls(model, build_optimizer(model, weight_decay=plan.config.weight_decay), scaler)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step is done."""
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    num_examples: int
+    num_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalReport:
+    """Some rows of a validation are done."""
+
+    done: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """An epoch is done and validated."""
+
+    result: EpochResult
+    seconds: float
+    """Of the validation."""
+
+
+Event = StepReport | EvalReport | EpochReport
+
+
+def train(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
+    """Train to the end, from wherever ``state`` is, and yield after each step.
+
+    Raises:
+        TrainingDiverged: loss, gradient or predictions are not finite; the weights are those of the last
+            good step.
+    """
+    while not _is_finished(state, plan):
+        if state.step == (len(state.history) + 1) * plan.steps_per_epoch:
+            yield from _end_epoch(state, plan)
+        else:
+            yield _train_step(state, plan)
+
+
+def _is_finished(state: TrainState, plan: TrainPlan) -> bool:
+    epochs, patience = len(state.history), plan.config.early_stopping_patience
+    if epochs == plan.config.epochs:
+        return True
+    return patience is not None and state.best is not None and epochs - state.best.epoch >= patience
+
+
+def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
+    started = time.perf_counter()
+    config = plan.config
+    indices = plan.order.indices(state.step)
+    rate = learning_rate(
+        state.step,
+        plan.num_steps,
+        peak=config.learning_rate,
+        warmup_ratio=config.warmup_ratio,
+        schedule=config.schedule,
+    )
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    loss, num_tokens = _backward(state, plan, indices)
+    _update(state, plan, loss)
+    state.step += 1
+    state.epoch_loss += loss * len(indices)
+    state.epoch_examples += len(indices)
+    return StepReport(
+        step=state.step,
+        epoch=len(state.history) + 1,
+        loss=loss,
+        learning_rate=rate,
+        num_examples=len(indices),
+        num_tokens=num_tokens,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[float, int]:
+    device = plan.compute.device
+    labels = torch.from_numpy(plan.train.labels[indices]).to(device)
+    divisor = plan.loss.divisor(labels)
+    total = torch.zeros((), device=device)
+    num_tokens = 0
+    state.model.train()
+    state.optimizer.zero_grad(set_to_none=True)
+    for number, rows in enumerate(micro_batches(np.arange(len(indices)), plan.config.gradient_accumulation)):
+        seed_torch(plan.config.seed, Draw.DROPOUT, state.step, number)
+        batch = collate(
+            plan.train.tokens,
+            indices[rows],
+            pad_id=plan.pad_id,
+            max_length=plan.config.max_length,
+            device=device,
+        )
+        with plan.compute.autocast():
+            logits_BC = state.model(**batch.inputs).logits
+        # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
+        loss = plan.loss.sum(logits_BC.float(), labels[rows[0] : rows[-1] + 1]) / divisor
+        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        total += loss.detach()
+        num_tokens += batch.num_tokens
+    return float(total.item()), num_tokens
+
+
+def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
+    parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
+    if state.scaler is not None:
+        state.scaler.unscale_(state.optimizer)
+    norm = float(clip_gradient(parameters, clip_norm=plan.config.clip_norm).item())
+    # Before step(): Adam moments that absorbed a NaN never recover.
+    _require_finite(state, loss, norm)
+    if state.scaler is None:
+        state.optimizer.step()
+    else:
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+
+
+def _require_finite(state: TrainState, loss: float, norm: float) -> None:
+    # An fp16 gradient that overflows is normal while the scale is being found: the scaler skips that step.
+    finding_scale = state.scaler is not None and state.scaler.get_scale() > 1
+    if math.isfinite(loss) and (math.isfinite(norm) or finding_scale):
+        return
+    raise TrainingDiverged(
+        f"training diverged at step {state.step + 1}: the loss is {loss:.4g} and the gradient norm {norm:.4g}; "
+        "a lower learning_rate may help"
+    )
+
+
+def _end_epoch(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
+    started = time.perf_counter()
+    epoch = len(state.history) + 1
+    metrics = yield from score_split(state, plan, plan.validation)
+    result = EpochResult(
+        epoch=epoch,
+        step=state.step,
+        train_loss=state.epoch_loss / state.epoch_examples,
+        metrics=metrics.values,
+    )
+    state.history.append(result)
+    state.epoch_loss, state.epoch_examples = 0.0, 0
+    value = metrics.values[plan.metric]
+    if state.best is None or is_better(plan.metric, value, than=state.best.metrics.values[plan.metric]):
+        state.best = Best(epoch, metrics, cpu_weights(state.model))
+    yield EpochReport(result, time.perf_counter() - started)
+
+
+def score_split(
+    state: TrainState, plan: TrainPlan, examples: Examples
+) -> Generator[EvalReport, None, Metrics]:
+    """Yield how far the scoring of a split is, and return its metrics.
+
+    Raises:
+        TrainingDiverged: a prediction is not finite.
+    """
+    logits_NC = np.empty((len(examples), len(plan.label_names)), np.float32)
+    done = 0
+    for indices, logits_BC in plan.scorer(state.model).batches(examples.tokens):
+        logits_NC[indices] = logits_BC
+        done += len(indices)
+        yield EvalReport(done, len(examples))
+    if not np.isfinite(logits_NC).all():
+        raise TrainingDiverged(
+            f"training diverged: the predictions after step {state.step} are not finite; "
+            "a lower learning_rate may help"
+        )
+    return evaluate(plan.task, logits_NC, examples.labels, plan.label_names)
+
+
+def cpu_weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return a copy of a model's weights on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

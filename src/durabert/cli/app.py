@@ -1,0 +1,241 @@
+"""The command line: parsing only; each command works in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from durabert.errors import DurabertError
+from durabert.version import __version__
+
+app = typer.Typer(
+    name="durabert",
+    help="Durable fine-tuning of BERT-family models on Temporal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Profile = Annotated[
+    str | None, typer.Option("--profile", help="Temporal connection profile; default: the embedded engine.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
+
+
+def main() -> None:
+    """Run the command line; every expected error is one sentence on stderr."""
+    try:
+        app()
+    except DurabertError as error:
+        sys.stderr.write(f"durabert: {error}\n")
+        sys.exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"durabert {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Durable fine-tuning of BERT-family models on Temporal."""
+
+
+@app.command()
+def demo(profile: Profile = None) -> None:
+    """Train two configurations on the demo reviews, then predict; a few minutes on a laptop."""
+    from durabert.cli import demo as command
+
+    command.run(profile=profile)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str | None, typer.Argument(help="File, directory with train/validation/test files, or hub id.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the experiment; default: from data and spec.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Experiment in TOML; options override it.")] = None,
+    model: Annotated[str | None, typer.Option(help="minilm, a directory, or a hub id.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Passes over the training rows.")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Examples per optimizer step.")] = None,
+    learning_rate: Annotated[str | None, typer.Option("--learning-rate", "--lr", help="Peak rate.")] = None,
+    max_length: Annotated[str | None, typer.Option(help="Longest input in tokens.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = None,
+    seed: Annotated[str | None, typer.Option(help="Seed of head, order and dropout.")] = None,
+    max_train_rows: Annotated[str | None, typer.Option(help="Train on a sample of the rows.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a configuration."),
+    ] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="FIELD=VALUE,...", help="One configuration; repeat for several."),
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="Text column.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Second text column of a pair task.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    validation: Annotated[str | None, typer.Option(help="File with validation rows.")] = None,
+    test: Annotated[str | None, typer.Option(help="File with test rows.")] = None,
+    data_assignments: Annotated[
+        list[str] | None, typer.Option("--data", metavar="FIELD=VALUE", help="Any other field of the data.")
+    ] = None,
+    in_order: Annotated[bool, typer.Option("--in-order", help="Train one run after the other.")] = False,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Fine-tune a model: start an experiment, or join it if it is there already."""
+    from durabert.cli import train as command
+
+    fields = {
+        "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "max_length": max_length, "precision": precision, "device": device, "seed": seed,
+        "max_train_rows": max_train_rows,
+    }  # fmt: skip
+    columns = {"text": text, "text_pair": text_pair, "label": label, "validation": validation, "test": test}
+    spec = command.spec_from_options(
+        data,
+        name=name,
+        config=config,
+        fields=command.given(fields) | command.assigned(assignments, option="--set"),
+        data_fields=command.given(columns) | command.assigned(data_assignments, option="--data"),
+        runs=[command.assigned(run.split(","), option="--run") for run in runs or []],
+        in_order=in_order,
+    )
+    raise typer.Exit(command.run(spec, follow=follow, profile=profile, as_json=json))
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="The run whose model predicts.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to predict for.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="Second text of each, for a pair task.")] = None,
+    input: Annotated[Path | None, typer.Option("--input", help="File of texts instead.")] = None,  # noqa: A002
+    output: Annotated[Path | None, typer.Option(help="File for predictions: .csv, .jsonl, .parquet.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text column of the input.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Second text column of the input.")] = None,
+    row_id: Annotated[str | None, typer.Option(help="Column that identifies a row.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Predict with the model of a finished run, for a few texts or from file to file."""
+    from durabert.cli import predict as command
+
+    request = command.request_from_options(
+        run, texts, pair, input, output,
+        columns={"text": text, "text_pair": text_pair, "row_id": row_id},
+        precision=precision, device=device,
+    )  # fmt: skip
+    command.run(request, profile=profile, as_json=json)
+
+
+@app.command()
+def runs(profile: Profile = None, json: Json = False) -> None:
+    """List all runs, the newest experiment first."""
+    from durabert.cli import look
+
+    look.runs(profile=profile, as_json=json)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Show everything about an experiment or a run."""
+    from durabert.cli import look
+
+    look.show(name, profile=profile, as_json=json)
+
+
+@app.command()
+def watch(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Follow an experiment until it ends; with the embedded engine this also lets it go on."""
+    from durabert.cli import look
+
+    raise typer.Exit(look.watch(name, profile=profile, as_json=json))
+
+
+@app.command()
+def cancel(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Cancel; returns when no process is left."""
+    from durabert.cli import look
+
+    look.cancel(name, profile=profile, as_json=json)
+
+
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="An experiment, or a file with a history in JSON.")],
+    save: Annotated[Path | None, typer.Option(help="Also write the history to this file.")] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Replay the workflow code against a recorded history, without touching anything outside."""
+    from durabert.cli import replay as command
+
+    raise typer.Exit(command.run(run, save=save, profile=profile, as_json=json))
+
+
+@app.command()
+def worker(
+    train_queue: Annotated[str | None, typer.Option(help="Task queue for training.")] = None,
+    inference_queue: Annotated[str | None, typer.Option(help="Task queue for inference.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once; default: one a GPU, else one.")
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option(min=0, help="Time for running work to finish on SIGTERM.")
+    ] = 10,
+    profile: Profile = None,
+) -> None:
+    """Run a worker until SIGTERM; give one queue option to host only that queue."""
+    from durabert.cli import operate
+
+    operate.worker(train_queue, inference_queue, slots=slots, drain_seconds=drain_seconds, profile=profile)
+
+
+@app.command()
+def up(
+    port: Annotated[
+        int | None, typer.Option(help="Port of the Temporal server; default: a free one.")
+    ] = None,
+    ui_port: Annotated[int | None, typer.Option(help="Port of Temporal Web; default: a free one.")] = None,
+) -> None:
+    """Keep the embedded engine and a worker up until Ctrl-C."""
+    from durabert.cli import operate
+
+    operate.up(port=port, ui_port=ui_port)
+
+
+@app.command()
+def doctor(profile: Profile = None, json: Json = False) -> None:
+    """Check versions, engine, queues, devices, disk and models, and say what to do."""
+    from durabert.cli import operate
+
+    raise typer.Exit(operate.doctor(profile=profile, as_json=json))

@@ -1,0 +1,189 @@
+"""Live progress of an experiment in a terminal, Ctrl-C, and the exit code at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from durabert.cli.render import say
+from durabert.errors import DurabertError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import TaskID
+
+    from durabert.client import Client, ExperimentView, RunView
+
+SECOND_CHANCE: Final = timedelta(seconds=3)
+"""How long a second Ctrl-C is waited for after the first."""
+
+LOST_AFTER_SECONDS: Final = 5.0
+"""A heartbeat older than this is worth telling: they come every second."""
+
+
+async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
+    """Show progress until the experiment has ended; None if the user detached or cancelled with Ctrl-C."""
+    with _interrupts() as interrupts:
+        watching = asyncio.create_task(_watch(client, name))
+        interrupted = asyncio.create_task(interrupts.get())
+        await asyncio.wait({watching, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            interrupted.cancel()
+            return watching.result()
+        watching.cancel()
+        await asyncio.wait({watching})
+        await _detach(client, name, interrupts)
+        return None
+
+
+def exit_code(view: ExperimentView) -> int:
+    """Return 0 if every run completed, 2 if only the user's mistakes failed, else 1."""
+    bad = [run for run in view.runs if run.status != "completed"]
+    if not bad:
+        return 0
+    errors = [DurabertError.restored(run.error.type, run.error.message) for run in bad if run.error]
+    return 2 if len(errors) == len(bad) and all(isinstance(error, UserError) for error in errors) else 1
+
+
+def how_to_go_on(client: Client, name: str) -> str:
+    """Say what becomes of an experiment that nobody follows any more."""
+    if client.engine is None:
+        return f"It goes on. Watch it: durabert watch {name}   Cancel it: durabert cancel {name}"
+    return (
+        f"It goes on while the engine is up ('durabert up' keeps it up). "
+        f"Go on and watch it: durabert watch {name}   Cancel it: durabert cancel {name}"
+    )
+
+
+async def _watch(client: Client, name: str) -> ExperimentView:
+    board = _Board(client)
+    view = None
+    try:
+        async for view in client.watch(name):
+            board.show(view)
+    finally:
+        board.close()
+    assert view is not None
+    return view
+
+
+async def _detach(client: Client, name: str, interrupts: asyncio.Queue[None]) -> None:
+    say(f"Detached. {how_to_go_on(client, name)}")
+    say(f"Press Ctrl-C again within {SECOND_CHANCE.seconds} s to cancel it now.")
+    try:
+        async with asyncio.timeout(SECOND_CHANCE.total_seconds()):
+            await interrupts.get()
+    except TimeoutError:
+        return
+    say(f"Cancelling {name!r} ...")
+    view = await client.cancel(name)
+    say(f"{name!r} is {view.status}; no process of it is left.")
+
+
+@contextmanager
+def _interrupts() -> Iterator[asyncio.Queue[None]]:
+    queue: asyncio.Queue[None] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, queue.put_nowait, None)
+    try:
+        yield queue
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+class _Board:
+    """One bar a run; where there is no terminal, one line a change."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._console = Console(stderr=True)
+        self._live = self._console.is_terminal
+        self._said: dict[str, str] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            console=self._console,
+        )
+        if self._live:
+            self._progress.start()
+
+    def show(self, view: ExperimentView) -> None:
+        for run in view.runs:
+            if self._live:
+                self._draw(run)
+            else:
+                self._say(run)
+
+    def close(self) -> None:
+        if self._live:
+            self._progress.stop()
+
+    def _draw(self, run: RunView) -> None:
+        if run.run not in self._tasks:
+            self._tasks[run.run] = self._progress.add_task(run.run, total=None, state="")
+        completed, total = _extent(run)
+        self._progress.update(self._tasks[run.run], completed=completed, total=total, state=self._state(run))
+
+    def _say(self, run: RunView) -> None:
+        progress = run.progress
+        where = f"{progress.phase} {progress.epoch}" if progress else ""
+        milestone = f"{run.status} {run.attempts} {where}"
+        if self._said.get(run.run) != milestone:
+            self._said[run.run] = milestone
+            say(f"{run.run}: {self._state(run)}")
+
+    def _state(self, run: RunView) -> str:
+        if run.ended:
+            return _final(run)
+        parts = [_activity(run)]
+        if run.attempts > 1 or (run.attempts and run.status == "queued"):
+            reason = f" after {run.last_error.type}" if run.last_error else ""
+            parts.append(f"attempt {run.attempts + (run.status == 'queued')}{reason}")
+        if run.status == "queued" and self._client.engine and (problem := self._client.engine.worker_state()):
+            parts.append(problem)
+        if run.heartbeat_age_seconds and run.heartbeat_age_seconds > LOST_AFTER_SECONDS:
+            parts.append(f"no sign of the worker for {run.heartbeat_age_seconds:.0f} s")
+        return "  ".join(parts)
+
+
+def _extent(run: RunView) -> tuple[float, float | None]:
+    if run.status == "completed":
+        return 1, 1
+    if run.progress is None or not run.progress.steps:
+        return 0, None if run.status == "running" else 1
+    return run.progress.step, run.progress.steps
+
+
+def _final(run: RunView) -> str:
+    if run.result:
+        return f"completed  {run.result.metric} {run.result.metrics[run.result.metric]:.4f}"
+    return f"{run.status}  {run.error.message}" if run.error else run.status
+
+
+def _activity(run: RunView) -> str:
+    progress = run.progress
+    if run.status == "queued":
+        return "waiting for a worker"
+    if progress is None:
+        return "starting"
+    if progress.phase not in {"training", "validating"}:
+        return progress.phase
+    parts = [f"epoch {progress.epoch}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
+    if progress.phase == "validating":
+        parts.append("validating")
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.3f}")
+    if progress.examples_per_second is not None:
+        parts.append(f"{progress.examples_per_second:.0f} ex/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"ETA {timedelta(seconds=round(progress.eta_seconds))}")
+    return "  ".join(parts)

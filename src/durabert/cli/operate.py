@@ -1,0 +1,108 @@
+"""``durabert worker``, ``up`` and ``doctor``."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from datetime import timedelta
+
+from durabert.cli.render import print_json, say
+from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
+from durabert.contract import SEARCH_ATTRIBUTES
+from durabert.engine import Engine, home_directory, running
+from durabert.errors import DependencyMissing, EngineUnavailable
+
+
+def worker(
+    train_queue: str | None,
+    inference_queue: str | None,
+    *,
+    slots: int | None,
+    drain_seconds: float,
+    profile: str | None,
+) -> None:
+    """Host the queues until SIGTERM."""
+    _require_training_parts()
+    queues = [queue for queue in (train_queue, inference_queue) if queue] or _default_queues()
+    asyncio.run(_work(queues, slots, timedelta(seconds=drain_seconds), profile))
+
+
+async def _work(queues: list[str], slots: int | None, drain: timedelta, profile_name: str | None) -> None:
+    from durabert.worker import run_worker
+
+    home = home_directory()
+    profile = explicit_profile(profile_name)
+    if profile is None:
+        engine = running(home)
+        if engine is None:
+            raise EngineUnavailable(
+                "there is no Temporal server to work for; set TEMPORAL_ADDRESS, give --profile, "
+                "or keep an embedded one up with 'durabert up' (it brings its own worker)"
+            )
+        profile = plain_profile(engine.address)
+    client = await connect(profile)
+
+    def announce(names: list[str], num_slots: int) -> None:
+        say(f"Worker {client.identity} at {profile.address}, home {home}")
+        say(f"Task queues {', '.join(names)}; {num_slots} at a time")
+
+    await run_worker(client, home=home, queues=queues, num_slots=slots, drain=drain, on_ready=announce)
+    say("Worker stopped; nothing of it is left running.")
+
+
+def up(*, port: int | None, ui_port: int | None) -> None:
+    """Keep engine and worker up until Ctrl-C."""
+    _require_training_parts()
+    asyncio.run(_stay_up(port, ui_port))
+
+
+async def _stay_up(port: int | None, ui_port: int | None) -> None:
+    home = home_directory()
+    engine = await asyncio.to_thread(
+        Engine.attach,
+        home,
+        worker=True,
+        search_attributes=SEARCH_ATTRIBUTES,
+        port=port,
+        ui_port=ui_port,
+        on_starting=lambda: say("Starting the embedded Temporal server ..."),
+    )
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        say(f"Engine up at {engine.info.address}, home {home}")
+        say(f"Temporal Web: {engine.info.ui}")
+        say("Ctrl-C stops it; runs that are not finished go on the next time.")
+        await stop.wait()
+    finally:
+        engine.close()
+    say("Engine released; it stops as soon as no other command uses it.")
+
+
+def doctor(*, profile: str | None, as_json: bool) -> int:
+    """Print every check and what to do; return 1 if one failed."""
+    from durabert.doctor import examine
+
+    checks = asyncio.run(examine(profile))
+    if as_json:
+        print_json(check.model_dump() for check in checks)
+    else:
+        for check in checks:
+            mark = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}[check.state]
+            say(f"{mark}  {check.subject}: {check.finding}")
+            if check.advice:
+                say(f"      -> {check.advice}")
+    return 1 if any(check.state == "failed" for check in checks) else 0
+
+
+def _default_queues() -> list[str]:
+    queues = TaskQueues.from_environment()
+    return [queues.train, queues.inference]
+
+
+def _require_training_parts() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        raise DependencyMissing("what a worker trains with (torch, transformers)", extra="worker")

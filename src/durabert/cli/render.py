@@ -1,0 +1,162 @@
+"""How results look: tables for people, one JSON object a line for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from durabert.client import ExperimentView, RunView
+    from durabert.specs import InferenceRequest, InferenceResult
+
+
+def say(sentence: str) -> None:
+    """Tell the user something on stderr, so that stdout holds results alone."""
+    sys.stderr.write(sentence + "\n")
+    sys.stderr.flush()
+
+
+def print_json(objects: Iterable[dict[str, Any]]) -> None:
+    """Print one JSON object a line."""
+    for document in objects:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+
+def print_experiment(view: ExperimentView) -> None:
+    """Print a table of the runs, what failed and what was noticed."""
+    console = Console()
+    console.print(runs_table(view.runs))
+    for run in view.runs:
+        if run.error:
+            say(
+                f"durabert: {run.run}: {run.error.message}"
+                if len(view.runs) > 1
+                else f"durabert: {run.error.message}"
+            )
+    for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
+        console.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
+    for run in view.runs:
+        if run.result:
+            console.print(f"{run.run}: {run.result.directory}", highlight=False, markup=False, soft_wrap=True)
+
+
+def runs_table(runs: Iterable[RunView]) -> Table:
+    """Return the table of runs that ``train``, ``runs`` and ``show`` print."""
+    runs = list(runs)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("run", "status", "epochs", "batch", "learning rate", "train loss"):
+        table.add_column(column, justify="left" if column in {"run", "status"} else "right")
+    table.add_column(_metric_title(runs), justify="right")
+    for column in ("seconds", "attempts"):
+        table.add_column(column, justify="right")
+    for run in runs:
+        table.add_row(*_row(run))
+    return table
+
+
+def _metric_title(runs: list[RunView]) -> str:
+    metrics = {run.result.metric for run in runs if run.result}
+    return f"validation {metrics.pop()}" if len(metrics) == 1 else "validation"
+
+
+def _row(run: RunView) -> list[str]:
+    config, result = run.config, run.result
+    loss, score, seconds = "", "", ""
+    if result:
+        loss, score = f"{result.train_loss:.4f}", f"{result.metrics[result.metric]:.4f}"
+        seconds = f"{result.seconds:.1f}"
+    elif run.progress and run.progress.loss is not None:
+        loss = f"{run.progress.loss:.4f}"
+    epochs = f"{result.epochs}" if result else f"{config.epochs}"
+    return [
+        run.run, run.status, epochs, str(config.batch_size), f"{config.learning_rate:g}",
+        loss, score, seconds, str(run.attempts),
+    ]  # fmt: skip
+
+
+def print_details(run: RunView) -> None:
+    """Print everything about one run, one fact a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in _facts(run):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _facts(run: RunView) -> list[tuple[str, str]]:
+    facts = [("run", run.run), ("status", run.status), ("attempts", str(run.attempts))]
+    optional = [
+        ("worker", run.worker),
+        ("error", run.error and f"{run.error.type}: {run.error.message}"),
+        ("last attempt", run.last_error and f"{run.last_error.type}: {run.last_error.message}"),
+        ("progress", run.progress and run.progress.model_dump_json(exclude_defaults=True)),
+    ]
+    facts += [(name, value) for name, value in optional if value]
+    facts.append(("configuration", run.config.model_dump_json(exclude_none=True)))
+    if run.result:
+        result = run.result
+        facts += [
+            ("task", f"{result.task}: {', '.join(result.labels)}"),
+            (
+                "rows",
+                f"{result.rows.train} train, {result.rows.validation} validation, {result.rows.test} test",
+            ),
+            ("steps", f"{result.steps} in {result.epochs} epochs; epoch {result.best_epoch} was kept"),
+            ("validation", _numbers(result.metrics)),
+            *([("test", _numbers(result.test_metrics))] if result.test_metrics else []),
+            ("train loss", f"{result.train_loss:.4f}"),
+            ("speed", f"{result.examples_per_second:.1f} examples/s, {result.seconds:.1f} s in all"),
+            ("memory", f"{result.peak_memory_mib:.0f} MiB"),
+            ("device", f"{result.device}, {result.precision}"),
+            ("deterministic", "yes" if result.deterministic else "no"),
+            ("model sha256", result.model_sha256),
+            ("data sha256", result.data_sha256),
+            ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
+            ("directory", result.directory),
+            *[("note", notice) for notice in result.notices],
+        ]
+    return facts
+
+
+def _numbers(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+def print_predictions(request: InferenceRequest, result: InferenceResult) -> None:
+    """Print label and confidence of each text, or where the predictions of a file are."""
+    console = Console()
+    if request.input is not None:
+        counts = ", ".join(f"{label} {count}" for label, count in result.label_counts.items())
+        console.print(
+            f"{result.rows} rows in {result.seconds:.1f} s ({result.texts_per_second:.0f} texts/s): {counts}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        for notice in result.notices:
+            console.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
+        console.print(f"{result.output}", highlight=False, markup=False, soft_wrap=True)
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("label")
+    table.add_column("confidence", justify="right")
+    table.add_column("text", overflow="fold")
+    for text, prediction in zip(request.texts, result.predictions, strict=True):
+        shown = text if isinstance(text, str) else " | ".join(text)
+        table.add_row(*_label_and_confidence(prediction), shown)
+    console.print(table)
+
+
+def _label_and_confidence(prediction: Any) -> tuple[str, str]:
+    if prediction.value is not None:
+        return f"{prediction.value:.4f}", ""
+    if prediction.labels is not None:
+        best = max(prediction.scores.values(), default=0.0)
+        return ", ".join(prediction.labels) or "-", f"{best:.3f}"
+    return prediction.label or "-", f"{prediction.confidence or 0:.3f}"

@@ -1,0 +1,124 @@
+"""``durabert train``: from options to a spec, and from a spec to an exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
+from durabert.cli.render import print_experiment, print_json, say
+from durabert.client import Client
+from durabert.errors import DataNotFound, SpecInvalid
+from durabert.specs import DataSpec, ExperimentSpec, experiment_from_toml
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def assigned(assignments: list[str] | None, *, option: str) -> dict[str, Any]:
+    """Parse ``FIELD=VALUE`` strings.
+
+    Raises:
+        SpecInvalid: one has no ``=``.
+    """
+    fields: dict[str, Any] = {}
+    for assignment in assignments or []:
+        field, separator, value = assignment.partition("=")
+        if not separator or not field.strip():
+            raise SpecInvalid(f"{option} {assignment!r} should be FIELD=VALUE")
+        fields[field.strip().replace("-", "_")] = None if value.strip() == "none" else value.strip()
+    return fields
+
+
+def spec_from_options(
+    data: str | None,
+    *,
+    name: str | None,
+    config: Path | None,
+    fields: dict[str, Any],
+    data_fields: dict[str, Any],
+    runs: list[dict[str, Any]],
+    in_order: bool,
+) -> ExperimentSpec:
+    """Build an experiment from a TOML file, options, or both; options win.
+
+    Raises:
+        SpecInvalid: a field is unknown or out of range, or there is no data.
+    """
+    document = _toml(config) if config else {}
+    source = document.get("data", {})
+    source = {"source": source} if isinstance(source, str) else dict(source)
+    source |= data_fields | given({"source": data})
+    if not source.get("source"):
+        raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
+    document["data"] = _located(source)
+    document["runs"] = [{**run, **fields} for run in runs or document.get("runs", [{}])]
+    document |= given({"name": name, "in_order": in_order or None})
+    if "name" in document:
+        return experiment_from_toml(document)
+    return _named_by_content(experiment_from_toml({**document, "name": "unnamed"}))
+
+
+def run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
+    """Start or join an experiment and, if wanted, follow it; return the exit code."""
+    return asyncio.run(_run(spec, follow=follow, profile=profile, as_json=as_json))
+
+
+async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
+    async with Client.connect(profile=profile, worker=follow, on_starting=_announce) as client:
+        started = await client.start(spec)
+        view = await client.status(spec.name)
+        if started.joined:
+            state = "is running" if view.ended is None else f"has already ended ({view.status})"
+            say(f"Experiment {spec.name!r} {state} with the same spec; joined it, nothing is trained twice.")
+        if not follow:
+            say(f"Started {spec.name!r}. {how_to_go_on(client, spec.name)}")
+            return 0
+        followed = await follow_experiment(client, spec.name)
+        if followed is None:
+            return 130
+    if as_json:
+        print_json(run.as_json() for run in followed.runs)
+    else:
+        print_experiment(followed)
+    return exit_code(followed)
+
+
+def _announce() -> None:
+    say("Starting the embedded Temporal server ...")
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecInvalid(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecInvalid(f"the configuration {str(path)!r} is not TOML: {error}") from None
+
+
+def _located(source: dict[str, Any]) -> dict[str, Any]:
+    """Make paths absolute: the worker may run in another directory."""
+    spec = DataSpec.parse(source)
+    located = dict(source)
+    for field in ("source", "validation", "test"):
+        value = getattr(spec, field)
+        if value is None:
+            continue
+        path = Path(value).expanduser()
+        if path.exists():
+            located[field] = str(path.resolve())
+        elif field != "source":
+            raise DataNotFound(f"there is no file {value!r} for the {field} rows")
+    return located
+
+
+def _named_by_content(spec: ExperimentSpec) -> ExperimentSpec:
+    # The same command, typed again after a crash, joins the run that it started.
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.source).stem).strip("-")[:60] or "run"
+    return spec.model_copy(update={"name": f"{stem}-{spec.digest()[:8]}"})

@@ -1,0 +1,394 @@
+"""The client: one object that knows the server, the queues and the names."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import (
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowHistory,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
+from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
+from durabert.contract import (
+    FINE_TUNING_WORKFLOW,
+    SEARCH_ATTRIBUTES,
+    SPEC_DIGEST_MEMO,
+)
+from durabert.engine import Engine, home_directory
+from durabert.errors import (
+    DurabertError,
+    EngineUnavailable,
+    NameInUse,
+    RunCancelled,
+    RunNotFound,
+    RunNotUsable,
+)
+from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, checked_run
+from durabert.specs.base import RUN_SEPARATOR
+from durabert.workflows import BertFineTuningWorkflow, BertInferenceWorkflow, visibility
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from temporalio.client import Client as TemporalClient
+
+POLL_INTERVAL: Final = timedelta(seconds=0.5)
+"""How often a watched experiment is described; heartbeats reach the server once a second."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``Client.start`` did."""
+
+    name: str
+    """The experiment."""
+    joined: bool
+    """It was there already, with the same spec."""
+
+
+class Client:
+    """Start, follow and end experiments.
+
+    Make one with ``Client.connect``; use it inside ``async with``.
+    """
+
+    def __init__(
+        self, temporal: TemporalClient, *, queues: TaskQueues | None = None, engine: Engine | None = None
+    ) -> None:
+        self.temporal = temporal
+        self.queues = queues or TaskQueues.from_environment()
+        self.engine = engine
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        *,
+        profile: str | None = None,
+        home: Path | None = None,
+        worker: bool = True,
+        queues: TaskQueues | None = None,
+        on_starting: Any = None,
+    ) -> AsyncIterator[Client]:
+        """Connect to the server of a profile, else to this home's embedded engine, starting it if needed.
+
+        Args:
+            profile: name of a connection profile; default ``TEMPORAL_PROFILE`` or ``TEMPORAL_ADDRESS``.
+            home: home directory of the embedded engine; default ``DURABERT_HOME``, else ``./.durabert``.
+            worker: whether the embedded engine needs its worker; a remote server brings its own.
+            queues: task queues; default from the environment.
+            on_starting: called before an engine is started.
+
+        Raises:
+            EngineUnavailable: no server answers.
+        """
+        chosen = explicit_profile(profile)
+        if chosen is not None:
+            yield cls(await connect(chosen), queues=queues)
+            return
+        engine = await asyncio.to_thread(
+            Engine.attach,
+            home_directory(home),
+            worker=worker,
+            search_attributes=SEARCH_ATTRIBUTES,
+            on_starting=on_starting,
+        )
+        try:
+            yield cls(await connect(plain_profile(engine.info.address)), queues=queues, engine=engine)
+        finally:
+            engine.close()
+
+    async def start(self, spec: ExperimentSpec) -> Started:
+        """Start an experiment, or join it if the same spec was started under this name before.
+
+        Raises:
+            NameInUse: the name belongs to another spec that runs or has completed.
+        """
+        digest = spec.digest()
+        try:
+            await self.temporal.start_workflow(
+                BertFineTuningWorkflow.run,
+                spec,
+                id=spec.name,
+                task_queue=self.queues.train,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                memo={SPEC_DIGEST_MEMO: digest},
+                search_attributes=await self._search_attributes(spec),
+                static_summary=_summary(spec),
+                static_details=_details(spec),
+            )
+        except WorkflowAlreadyStartedError:
+            await self._require_same(spec, digest)
+            return Started(spec.name, joined=True)
+        return Started(spec.name, joined=False)
+
+    async def status(self, name: str) -> ExperimentView:
+        """Return what is so of an experiment, or of the experiment of a run.
+
+        Raises:
+            RunNotFound: there is none of that name.
+        """
+        handle, description = await self._experiment(name)
+        history = await handle.fetch_history()
+        return experiment_view(description, history)
+
+    async def run_status(self, run: str) -> RunView:
+        """Return what is so of one run.
+
+        Raises:
+            RunNotFound: there is none of that name.
+            RunNotUsable: the name is an experiment of several runs.
+        """
+        view = await self.status(run)
+        found = [candidate for candidate in view.runs if candidate.run == run]
+        if found:
+            return found[0]
+        if run == view.name:
+            names = ", ".join(candidate.run for candidate in view.runs)
+            raise RunNotUsable(f"{run!r} is an experiment of {len(view.runs)} runs; name one of {names}")
+        raise RunNotFound(run)
+
+    async def watch(self, name: str) -> AsyncIterator[ExperimentView]:
+        """Yield the state of an experiment, again and again, until it has ended; the last one is final."""
+        handle, description = await self._experiment(name)
+        history = await handle.fetch_history()
+        while True:
+            view = experiment_view(description, history)
+            yield view
+            if view.ended is not None:
+                return
+            await asyncio.sleep(POLL_INTERVAL.total_seconds())
+            description = await handle.describe()
+            if description.history_length != len(history.events):
+                history = await handle.fetch_history()
+
+    async def wait(self, name: str) -> ExperimentView:
+        """Wait until an experiment has ended and return its final state, whatever it is."""
+        handle, _ = await self._experiment(name)
+        try:
+            await handle.result()
+        except WorkflowFailureError:
+            # How it ended stands in the view.
+            return await self.status(name)
+        return await self.status(name)
+
+    async def experiments(self) -> list[ExperimentView]:
+        """Return every experiment that the server knows, the newest first."""
+        query = f"WorkflowType = '{FINE_TUNING_WORKFLOW}'"
+        return [await self.status(found.id) async for found in self.temporal.list_workflows(query)]
+
+    async def cancel(self, name: str) -> ExperimentView:
+        """Cancel an experiment or one run of it, and return its state once no process of it is left.
+
+        Raises:
+            RunNotFound: there is none of that name.
+            RunNotUsable: it has already ended.
+        """
+        handle, _ = await self._experiment(name)
+        view = await self.status(name)
+        targets = [run for run in view.runs if name in (run.run, view.name)]
+        if not targets:
+            raise RunNotFound(name)
+        if view.ended or all(run.ended for run in targets):
+            raise RunNotUsable(f"{name!r} has already ended: {targets[0].status}")
+        if len(targets) == len(view.runs):
+            await handle.cancel()
+            return await self.wait(view.name)
+        try:
+            await handle.execute_update(BertFineTuningWorkflow.cancel_run, name)
+        except WorkflowUpdateFailedError as error:
+            raise _restored(error.cause) from None
+        return await self.status(view.name)
+
+    async def predict(self, request: InferenceRequest) -> InferenceResult:
+        """Predict with the model of a finished run.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+        """
+        handle = await self.start_prediction(request)
+        return await self.prediction_result(handle)
+
+    async def start_prediction(
+        self, request: InferenceRequest
+    ) -> WorkflowHandle[BertInferenceWorkflow, InferenceResult]:
+        """Start a prediction and return its workflow."""
+        await self._require_model(request.run)
+        what = f"{len(request.texts)} texts" if request.input is None else request.input.path
+        return await self.temporal.start_workflow(
+            BertInferenceWorkflow.run,
+            request,
+            id=f"predict:{request.run}:{uuid.uuid4().hex[:8]}",
+            task_queue=self.queues.inference,
+            static_summary=f"predict {what} with {request.run}",
+        )
+
+    async def prediction_result(
+        self, handle: WorkflowHandle[BertInferenceWorkflow, InferenceResult]
+    ) -> InferenceResult:
+        """Wait for a prediction."""
+        try:
+            return await handle.result()
+        except WorkflowFailureError as error:
+            raise _restored(error.cause) from None
+
+    async def history(self, name: str) -> WorkflowHistory:
+        """Return the recorded history of an experiment or a prediction.
+
+        Raises:
+            RunNotFound: there is none of that name.
+        """
+        try:
+            return await self.temporal.get_workflow_handle(name).fetch_history()
+        except RPCError as error:
+            raise _not_found(error, name) from None
+
+    async def num_pollers(self, queue: str) -> int:
+        """Return how many workers have asked the queue for activities in the last minutes."""
+        answer = await self.temporal.workflow_service.describe_task_queue(
+            DescribeTaskQueueRequest(
+                namespace=self.temporal.namespace,
+                task_queue=TaskQueue(name=queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            )
+        )
+        return len(answer.pollers)
+
+    async def _experiment(self, name: str) -> tuple[WorkflowHandle[Any, Any], Any]:
+        checked_run(name)
+        for candidate in dict.fromkeys([name, name.partition(RUN_SEPARATOR)[0]]):
+            handle = self.temporal.get_workflow_handle(candidate)
+            try:
+                description = await handle.describe()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise EngineUnavailable(f"the Temporal server did not answer: {error.message}") from None
+                continue
+            if is_experiment(description):
+                return handle, description
+        raise RunNotFound(name)
+
+    async def _require_same(self, spec: ExperimentSpec, digest: str) -> None:
+        handle = self.temporal.get_workflow_handle(spec.name)
+        description = await handle.describe()
+        if not is_experiment(description):
+            raise NameInUse(spec.name, difference=f"a workflow of type {description.workflow_type}")
+        if await description.memo_value(SPEC_DIGEST_MEMO, None) == digest:
+            return
+        other = spec_of(await handle.fetch_history())
+        if other != spec:
+            raise NameInUse(spec.name, difference=_difference(other, spec))
+
+    async def _require_model(self, run: str) -> None:
+        try:
+            view = await self.run_status(run)
+        except RunNotFound:
+            # The worker may have it all the same: a run can outlive the server's memory of it.
+            if self.engine is None:
+                return
+            raise
+        if view.status == "failed":
+            reason = f": {view.error.message}" if view.error else ""
+            raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
+        if view.status != "completed":
+            raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
+
+    async def _search_attributes(self, spec: ExperimentSpec) -> TypedSearchAttributes | None:
+        if not await self._namespace_has_search_attributes():
+            return None
+        return TypedSearchAttributes(
+            [
+                SearchAttributePair(visibility.EXPERIMENT, spec.name),
+                SearchAttributePair(visibility.MODEL, sorted({config.model for config in spec.runs})),
+                SearchAttributePair(visibility.DATASET, spec.data.source),
+                SearchAttributePair(visibility.STATUS, "running"),
+            ]
+        )
+
+    async def _namespace_has_search_attributes(self) -> bool:
+        """Register what is missing where the server lets us; a namespace without them works, too."""
+        if self.engine is not None:
+            return True
+        operator, namespace = self.temporal.operator_service, self.temporal.namespace
+        try:
+            known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
+            missing = SEARCH_ATTRIBUTES.keys() - known.custom_attributes.keys()
+            if missing:
+                await operator.add_search_attributes(
+                    AddSearchAttributesRequest(
+                        namespace=namespace,
+                        search_attributes={name: _indexed(SEARCH_ATTRIBUTES[name]) for name in missing},
+                    )
+                )
+        except RPCError:
+            return False
+        return True
+
+
+def _indexed(kind: str) -> IndexedValueType.ValueType:
+    names = {"Keyword": "KEYWORD", "KeywordList": "KEYWORD_LIST", "Double": "DOUBLE"}
+    return IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{names[kind]}")
+
+
+def _summary(spec: ExperimentSpec) -> str:
+    models = ", ".join(sorted({config.model for config in spec.runs}))
+    return f"Fine-tune {models} on {spec.data.source}: {len(spec.runs)} runs"[:200]
+
+
+def _details(spec: ExperimentSpec) -> str:
+    rows = [
+        f"| {run} | {config.model} | {config.epochs} | {config.batch_size} | {config.learning_rate:g} |"
+        for run, config in zip(spec.run_names(), spec.runs, strict=True)
+    ]
+    head = ["| run | model | epochs | batch size | learning rate |", "|---|---|---|---|---|"]
+    return "\n".join([f"Data: `{spec.data.source}`", "", *head, *rows[:50]])
+
+
+def _difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
+    if len(theirs.runs) != len(ours.runs):
+        return f"it has {len(theirs.runs)} runs, not {len(ours.runs)}"
+    pairs = [(theirs.data, ours.data), *zip(theirs.runs, ours.runs, strict=True), (theirs, ours)]
+    for old, new in pairs:
+        before, after = old.model_dump(), new.model_dump()
+        for field in before:
+            if before[field] != after[field]:
+                return f"its {field} is {before[field]!r}, not {after[field]!r}"
+    return "another spec"
+
+
+def _restored(cause: BaseException | None) -> DurabertError:
+    if isinstance(cause, CancelledError):
+        return RunCancelled("cancelled")
+    if isinstance(cause, ApplicationError):
+        return DurabertError.restored(cause.type or "", cause.message)
+    return DurabertError.restored("", str(cause))
+
+
+def _not_found(error: RPCError, name: str) -> DurabertError:
+    if error.status is RPCStatusCode.NOT_FOUND:
+        return RunNotFound(name)
+    return EngineUnavailable(f"the Temporal server did not answer: {error.message}")

@@ -1,0 +1,237 @@
+"""What is so of an experiment, read from Temporal's own record of it: no worker is asked."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from pydantic import BaseModel
+from temporalio.api.enums.v1 import EventType, PendingActivityState
+from temporalio.client import WorkflowExecutionStatus
+
+from durabert.contract import FINE_TUNE_BERT, FINE_TUNING_WORKFLOW
+from durabert.specs import (
+    ErrorInfo,
+    ExperimentSpec,
+    FineTuneConfig,
+    FineTuneResult,
+    Progress,
+    RunStatus,
+    Wire,
+)
+from durabert.wire import data_converter
+
+if TYPE_CHECKING:
+    from temporalio.api.common.v1 import Payload
+    from temporalio.api.failure.v1 import Failure
+    from temporalio.api.history.v1 import HistoryEvent
+    from temporalio.client import WorkflowExecutionDescription, WorkflowHistory
+
+Model = TypeVar("Model", bound=BaseModel)
+
+ENDED: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+class RunView(Wire):
+    """One run as a client shows it."""
+
+    run: str
+    """Full name of the run."""
+    experiment: str
+    """The experiment, and id of the workflow."""
+    status: RunStatus
+    """``queued`` until a worker has it, and between two attempts."""
+    config: FineTuneConfig
+    """The configuration."""
+    attempts: int = 0
+    """Attempts so far; 0 while no worker has had it."""
+    progress: Progress | None = None
+    """The last heartbeat; none before the first and after the end."""
+    heartbeat_age_seconds: float | None = None
+    """Seconds since that heartbeat reached the server."""
+    worker: str | None = None
+    """Identity of the worker that has it, or had it last."""
+    last_error: ErrorInfo | None = None
+    """What ended the attempt before this one."""
+    error: ErrorInfo | None = None
+    """Why the run failed."""
+    result: FineTuneResult | None = None
+    """The result of a completed run."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.status in ENDED
+
+    def as_json(self) -> dict[str, Any]:
+        """Return one flat object with the same fields for every status."""
+        result, progress = self.result, self.progress
+        steps = result.steps if result else progress.step if progress and progress.phase == "training" else 0
+        document: dict[str, Any] = {
+            "run": self.run,
+            "experiment": self.experiment,
+            "status": self.status,
+            "steps": steps,
+            "attempts": self.attempts,
+            "seconds": result.seconds if result else None,
+            "train_loss": result.train_loss if result else progress.loss if progress else None,
+            "metrics": result.metrics if result else progress.metrics if progress else {},
+            "test_metrics": result.test_metrics if result else None,
+            "examples_per_second": _rate(result, progress),
+            "peak_memory_mib": result.peak_memory_mib if result else None,
+            "model_sha256": result.model_sha256 if result else None,
+            "directory": result.directory if result else None,
+            "error": self.error.model_dump() if self.error else None,
+            "last_error": self.last_error.model_dump() if self.last_error else None,
+            "worker": self.worker,
+            "config": self.config.model_dump(),
+        }
+        document["progress"] = progress.model_dump() if progress else None
+        document["result"] = result.model_dump(mode="json") if result else None
+        return document
+
+
+class ExperimentView(Wire):
+    """An experiment as a client shows it."""
+
+    name: str
+    """Name of the experiment."""
+    status: str
+    """``running``, the status that all runs ended with, or ``partial`` where they differ."""
+    started: datetime
+    """When it was started, UTC."""
+    ended: datetime | None = None
+    """When it ended, UTC."""
+    data: str
+    """What it trains on."""
+    runs: list[RunView]
+    """One entry a run, in the order of the configurations."""
+    num_events: int
+    """Length of its history."""
+
+
+def _rate(result: FineTuneResult | None, progress: Progress | None) -> float | None:
+    if result:
+        return result.examples_per_second
+    return progress.examples_per_second if progress else None
+
+
+def experiment_view(description: WorkflowExecutionDescription, history: WorkflowHistory) -> ExperimentView:
+    """Put a description (what goes on now) and a history (what has ended) together."""
+    spec = spec_of(history)
+    runs = {
+        run: RunView(run=run, experiment=spec.name, status="queued", config=config)
+        for run, config in zip(spec.run_names(), spec.runs, strict=True)
+    }
+    _apply_history(runs, history)
+    _apply_pending(runs, description)
+    views = [_closed(view, description.status) for view in runs.values()]
+    return ExperimentView(
+        name=spec.name,
+        status=_status(description.status, views),
+        started=description.start_time,
+        ended=description.close_time,
+        data=spec.data.source,
+        runs=views,
+        num_events=description.history_length,
+    )
+
+
+def spec_of(history: WorkflowHistory) -> ExperimentSpec:
+    """Return the spec that an experiment was started with."""
+    started = history.events[0].workflow_execution_started_event_attributes
+    return _decode(started.input.payloads[0], ExperimentSpec)
+
+
+def is_experiment(description: WorkflowExecutionDescription) -> bool:
+    """Return whether a workflow is one of ours with runs in it."""
+    return description.workflow_type == FINE_TUNING_WORKFLOW
+
+
+def _decode(payload: Payload, kind: type[Model]) -> Model:
+    value: Model = data_converter.payload_converter.from_payload(payload, kind)
+    return value
+
+
+def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
+    run_of: dict[int, str] = {}
+    for event in history.events:
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+            scheduled = event.activity_task_scheduled_event_attributes
+            if scheduled.activity_type.name == FINE_TUNE_BERT.name:
+                run_of[event.event_id] = scheduled.activity_id
+            continue
+        attributes = _activity_attributes(event)
+        run = run_of.get(attributes.scheduled_event_id) if attributes else None
+        if run is not None:
+            runs[run] = runs[run].model_copy(update=_update(event, attributes))
+
+
+def _activity_attributes(event: HistoryEvent) -> Any:
+    field = event.WhichOneof("attributes") or ""
+    return getattr(event, field) if field.startswith("activity_task_") else None
+
+
+def _update(event: HistoryEvent, attributes: Any) -> dict[str, Any]:
+    match event.event_type:
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
+            last = _error(attributes.last_failure) if attributes.HasField("last_failure") else None
+            return {"attempts": attributes.attempt, "worker": attributes.identity, "last_error": last}
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
+            result = _decode(attributes.result.payloads[0], FineTuneResult)
+            return {"status": "completed", "result": result}
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
+            return {"status": "cancelled"}
+        case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED | EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
+            return {"status": "failed", "error": _error(attributes.failure)}
+    return {}
+
+
+def _error(failure: Failure) -> ErrorInfo:
+    if failure.HasField("application_failure_info"):
+        return ErrorInfo(type=failure.application_failure_info.type, message=failure.message)
+    if failure.HasField("timeout_failure_info"):
+        return ErrorInfo(type="WorkerLost", message="the worker stopped reporting and is taken for lost")
+    return ErrorInfo(type="UnexpectedError", message=failure.message)
+
+
+def _apply_pending(runs: dict[str, RunView], description: WorkflowExecutionDescription) -> None:
+    for pending in description.raw_description.pending_activities:
+        view = runs.get(pending.activity_id)
+        if view is None:
+            continue
+        on_worker = pending.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+        update: dict[str, Any] = {
+            "status": "running" if on_worker else "queued",
+            "attempts": pending.attempt if on_worker else pending.attempt - 1,
+            "worker": pending.last_worker_identity or None,
+        }
+        if pending.HasField("last_failure"):
+            update["last_error"] = _error(pending.last_failure)
+        if on_worker and pending.heartbeat_details.payloads:
+            update["progress"] = _decode(pending.heartbeat_details.payloads[0], Progress)
+            beat = pending.last_heartbeat_time.ToDatetime(UTC)
+            update["heartbeat_age_seconds"] = (datetime.now(UTC) - beat).total_seconds()
+        runs[pending.activity_id] = view.model_copy(update=update)
+
+
+def _closed(view: RunView, status: WorkflowExecutionStatus | None) -> RunView:
+    if view.ended or status in {WorkflowExecutionStatus.RUNNING, None}:
+        return view
+    if status == WorkflowExecutionStatus.CANCELED:
+        return view.model_copy(update={"status": "cancelled", "progress": None})
+    if status == WorkflowExecutionStatus.TERMINATED:
+        error = ErrorInfo(type="RunCancelled", message="the workflow was terminated")
+    elif status == WorkflowExecutionStatus.COMPLETED:
+        # It ended without an event of its own: cancelled before a worker had it.
+        return view.model_copy(update={"status": "cancelled"})
+    else:
+        error = ErrorInfo(type="UnexpectedError", message="the workflow ended before the run did")
+    return view.model_copy(update={"status": "failed", "error": error, "progress": None})
+
+
+def _status(status: WorkflowExecutionStatus | None, runs: list[RunView]) -> str:
+    if status == WorkflowExecutionStatus.RUNNING:
+        return "running"
+    statuses = {run.status for run in runs}
+    return statuses.pop() if len(statuses) == 1 else "partial"

@@ -1,0 +1,45 @@
+"""All that workflows, workers and clients must agree on: names, argument types, result types.
+
+A rename here strands running workflows; ``tests/unit/test_frozen.py`` pins every one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+from durabert.specs import FineTuneRequest, FineTuneResult, InferenceRequest, InferenceResult, Wire
+
+Request = TypeVar("Request", bound=Wire)
+Result = TypeVar("Result", bound=Wire)
+
+
+@dataclass(frozen=True)
+class ActivityContract(Generic[Request, Result]):
+    """An activity as a workflow knows it."""
+
+    name: str
+    request: type[Request]
+    result: type[Result]
+
+
+FINE_TUNE_BERT: Final = ActivityContract("fine_tune_bert", FineTuneRequest, FineTuneResult)
+RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequest, InferenceResult)
+
+FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
+INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
+
+DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"
+
+SPEC_DIGEST_MEMO: Final = "durabert_spec_sha256"
+"""Memo field by which a second start of the same experiment is recognised."""
+
+SEARCH_ATTRIBUTES: Final = {
+    "DurabertExperiment": "Keyword",
+    "DurabertModel": "KeywordList",
+    "DurabertDataset": "Keyword",
+    "DurabertTask": "Keyword",
+    "DurabertStatus": "Keyword",
+    "DurabertBestMetric": "Double",
+}
+"""Custom search attributes and their types, as a namespace must know them."""

@@ -1,0 +1,1 @@
+"""Reviews written for durabert, to try it on without data of one's own."""

@@ -1,0 +1,67 @@
+"""durabert inside a worker and client of your own: ``Worker(client, ..., plugins=[DurabertPlugin()])``."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from temporalio.plugin import SimplePlugin
+
+from durabert import supervisor
+from durabert.activities.devices import DeviceSlots
+from durabert.activities.inference import InferenceActivities
+from durabert.activities.training import TrainingActivities
+from durabert.engine import home_directory
+from durabert.wire import data_converter
+from durabert.workflows import WORKFLOWS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from temporalio.worker import WorkerConfig
+
+PRELOAD: Final = ("torch", "transformers.models.auto", "durabert.activities.jobs")
+"""What the fork server imports once, so that a training process starts in well under a second."""
+
+HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
+"""The SDK's default holds heartbeats, and with them a cancellation, back for 0.8 of the time-out."""
+
+
+class DurabertPlugin(SimplePlugin):
+    """Adds durabert's workflows, activities and data converter to a client and a worker.
+
+    Args:
+        home: the worker's home directory; default ``DURABERT_HOME``, else ``./.durabert``.
+        slots: how many runs may train at once, and where; default one a GPU, else one.
+    """
+
+    def __init__(self, *, home: Path | None = None, slots: DeviceSlots | None = None) -> None:
+        home = home_directory(home)
+        self._slots = slots or DeviceSlots.detect()
+        super().__init__(
+            "durabert",
+            data_converter=lambda _: data_converter,
+            workflows=WORKFLOWS,
+            activities=[
+                TrainingActivities(home, self._slots).fine_tune_bert,
+                InferenceActivities(home, self._slots).run_bert_inference,
+            ],
+            run_context=_prepared_fork_server,
+        )
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Add what a worker needs, and cap its heartbeat throttle and its slots."""
+        config = super().configure_worker(config)
+        config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
+        config["default_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
+        if config.get("max_concurrent_activities") is None and config.get("tuner") is None:
+            config["max_concurrent_activities"] = self._slots.num_slots
+        return config
+
+
+@asynccontextmanager
+async def _prepared_fork_server() -> AsyncIterator[None]:
+    supervisor.prepare(PRELOAD)
+    yield

@@ -1,0 +1,68 @@
+"""Every time limit and retry of the workflows, each with its reason."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.workflow import ActivityCancellationType
+
+with workflow.unsafe.imports_passed_through():
+    from durabert.contract import FINE_TUNE_BERT, ActivityContract
+    from durabert.specs import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Request = TypeVar("Request", bound=Wire)
+Result = TypeVar("Result", bound=Wire)
+
+TRAINING_LIMIT: Final = timedelta(days=30)
+"""Training may take days; whether it lives is the heartbeat's job."""
+
+BATCH_LIMIT: Final = timedelta(hours=24)
+"""Snapshots, evaluation and prediction: long enough for any file, short enough to end a forgotten one."""
+
+HEARTBEAT_TIMEOUT: Final = timedelta(seconds=30)
+"""Without one, a killed worker is not noticed before the start-to-close limit."""
+
+RETRY: Final = RetryPolicy(
+    initial_interval=timedelta(seconds=1),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=60),
+    # Infrastructure is retried without limit; errors that are final say so themselves (durabert.errors).
+    maximum_attempts=0,
+)
+
+START_TO_CLOSE: Final[Mapping[str, timedelta]] = {FINE_TUNE_BERT.name: TRAINING_LIMIT}
+
+
+async def call(
+    contract: ActivityContract[Request, Result], request: Request, *, activity_id: str, summary: str
+) -> Result:
+    """Run an activity under the policies of this module.
+
+    Args:
+        contract: which activity.
+        request: its argument.
+        activity_id: unique in the workflow; clients find the activity's progress by it.
+        summary: one line that Temporal Web shows beside the activity.
+
+    Raises:
+        ActivityError: it failed for good or was cancelled; its process is gone by then.
+    """
+    result: Result = await workflow.execute_activity(
+        contract.name,
+        request,
+        result_type=contract.result,
+        activity_id=activity_id,
+        summary=summary,
+        start_to_close_timeout=START_TO_CLOSE.get(contract.name, BATCH_LIMIT),
+        heartbeat_timeout=HEARTBEAT_TIMEOUT,
+        retry_policy=RETRY,
+        # The workflow must know that the device is free before it says "cancelled".
+        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+    )
+    return result

@@ -1,0 +1,59 @@
+"""What Temporal Web shows of an experiment: search attributes and the current details."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from temporalio import workflow
+from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
+
+with workflow.unsafe.imports_passed_through():
+    from durabert.specs import ExperimentResult, RunOutcome
+
+EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
+MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
+DATASET: Final = SearchAttributeKey.for_keyword("DurabertDataset")
+TASK: Final = SearchAttributeKey.for_keyword("DurabertTask")
+STATUS: Final = SearchAttributeKey.for_keyword("DurabertStatus")
+BEST_METRIC: Final = SearchAttributeKey.for_float("DurabertBestMetric")
+
+
+def publish_outcomes(result: ExperimentResult) -> None:
+    """Set the search attributes of an experiment that has ended.
+
+    Nothing is set where the client found the namespace without them: an unknown attribute would block the
+    workflow task.
+    """
+    if workflow.info().typed_search_attributes.get(EXPERIMENT) is None:
+        return
+    updates: list[SearchAttributeUpdate[Any]] = [STATUS.value_set(overall_status(result.outcomes))]
+    completed = result.completed()
+    if completed:
+        updates.append(TASK.value_set(completed[0].task))
+        scores = [run.metrics[run.metric] for run in completed]
+        lower_is_better = completed[0].metric in {"loss", "mse"}
+        updates.append(BEST_METRIC.value_set(min(scores) if lower_is_better else max(scores)))
+    workflow.upsert_search_attributes(updates)
+
+
+def overall_status(outcomes: list[RunOutcome]) -> str:
+    """Return the status all runs share, else ``partial``."""
+    statuses = {outcome.status for outcome in outcomes}
+    return statuses.pop() if len(statuses) == 1 else "partial"
+
+
+def run_table(runs: list[str], ended: list[RunOutcome]) -> str:
+    """Return a Markdown table of the runs and how far they are."""
+    by_run = {outcome.run: outcome for outcome in ended}
+    rows = [_row(run, by_run.get(run)) for run in runs]
+    return "\n".join(["| run | status | validation | model |", "|---|---|---|---|", *rows])
+
+
+def _row(run: str, outcome: RunOutcome | None) -> str:
+    if outcome is None:
+        return f"| {run} | open | | |"
+    if outcome.result is None:
+        return f"| {run} | {outcome.status} | {outcome.error.message if outcome.error else ''} | |"
+    result = outcome.result
+    score = f"{result.metric} {result.metrics[result.metric]:.4f}"
+    return f"| {run} | {outcome.status} | {score} | {result.directory} |"

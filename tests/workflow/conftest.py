@@ -1,0 +1,146 @@
+"""Workflows on a real server, with activities that answer at once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Replayer, Worker
+
+from durabert.client import Client
+from durabert.connection import TaskQueues
+from durabert.contract import FINE_TUNE_BERT, RUN_BERT_INFERENCE
+from durabert.specs import (
+    FineTuneRequest,
+    FineTuneResult,
+    InferenceRequest,
+    InferenceResult,
+    Prediction,
+    Progress,
+    RowCounts,
+)
+from durabert.wire import data_converter
+from durabert.workflows import WORKFLOWS
+
+
+def result_of(request: FineTuneRequest) -> FineTuneResult:
+    return FineTuneResult(
+        run=request.run,
+        experiment=request.experiment,
+        directory=f"/runs/{request.run}",
+        task="binary",
+        labels=["no", "yes"],
+        text_columns=["text"],
+        model=request.config.model,
+        model_sha256="0" * 64,
+        data_sha256="1" * 64,
+        config=request.config,
+        steps=10,
+        epochs=request.config.epochs,
+        best_epoch=1,
+        attempts=1,
+        seconds=1.0,
+        train_seconds=0.5,
+        train_loss=0.25,
+        metric="accuracy",
+        metrics={"accuracy": 0.75},
+        history=[],
+        rows=RowCounts(train=100, validation=10),
+        examples_per_second=200.0,
+        peak_memory_mib=512.0,
+        device="cpu",
+        precision="fp32",
+        deterministic=True,
+    )
+
+
+@dataclass
+class FakeActivities:
+    """Answers like the real ones; the configuration's model name says how."""
+
+    started: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    attempts: dict[str, int] = field(default_factory=dict)
+
+    @activity.defn(name=FINE_TUNE_BERT.name)
+    async def fine_tune_bert(self, request: FineTuneRequest) -> FineTuneResult:
+        self.started.append(request.run)
+        self.attempts[request.run] = activity.info().attempt
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            await self._behave(request)
+        finally:
+            self.running -= 1
+            self.ended.append(request.run)
+        return result_of(request)
+
+    async def _behave(self, request: FineTuneRequest) -> None:
+        activity.heartbeat(Progress(phase="training", step=3, steps=10, epoch=1, epochs=3, loss=0.5))
+        if request.config.model == "missing":
+            raise ApplicationError("no such model", type="ModelNotFound", non_retryable=True)
+        if request.config.model == "flaky" and activity.info().attempt == 1:
+            raise ApplicationError("killed", type="ProcessKilled")
+        while request.config.model == "endless":
+            activity.heartbeat(Progress(phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4))
+            await asyncio.sleep(0.05)
+
+    @activity.defn(name=RUN_BERT_INFERENCE.name)
+    async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
+        predictions = [Prediction(label="yes", confidence=0.9, scores={"yes": 0.9, "no": 0.1})] * len(
+            request.texts
+        )
+        return InferenceResult(
+            run=request.run, model_sha256="0" * 64, rows=len(request.texts), predictions=predictions,
+            seconds=0.1, texts_per_second=10.0, peak_memory_mib=1.0, device="cpu", precision="fp32",
+        )  # fmt: skip
+
+
+class Bench:
+    """A client whose queue is served by fake activities."""
+
+    def __init__(self, client: Client, activities: FakeActivities) -> None:
+        self.client = client
+        self.activities = activities
+
+    async def replay(self, name: str) -> None:
+        """Fail if the workflow code would not decide again as it did."""
+        history = await self.client.history(name)
+        replayer = Replayer(workflows=WORKFLOWS, data_converter=data_converter)
+        await replayer.replay_workflow(history)
+
+
+@pytest.fixture
+def unique() -> str:
+    return f"test-{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+async def bench(temporal, unique):
+    async with serving(temporal, unique) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def serving(temporal, queue, **options):
+    activities = FakeActivities()
+    client = Client(temporal, queues=TaskQueues(train=queue, inference=queue))
+    from datetime import timedelta
+
+    async with Worker(
+        temporal,
+        task_queue=queue,
+        workflows=WORKFLOWS,
+        activities=[activities.fine_tune_bert, activities.run_bert_inference],
+        max_heartbeat_throttle_interval=timedelta(milliseconds=100),
+        default_heartbeat_throttle_interval=timedelta(milliseconds=100),
+        **options,
+    ):
+        yield Bench(client, activities)
