@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from durabert.client import Client
+from durabert.client.locating import located
+from durabert.connection import explicit_profile
 from durabert.errors import DurabertError, RunCancelled
 from durabert.specs import (
     DataSpec,
@@ -40,8 +42,9 @@ def fine_tune(
         UserError: something about the arguments, the data or the model is wrong.
         RunFailed: training failed for good, or was cancelled.
     """
-    source = data if isinstance(data, DataSpec) else DataSpec(source=_located(data))
     checked_name(name)
+    given = data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
+    source = located(given, here=explicit_profile(profile) is None)
     spec = ExperimentSpec(name=name, data=source, runs=(FineTuneConfig.parse(config),))
     return _blocking(_fine_tune(spec, profile))
 
@@ -77,11 +80,6 @@ async def _fine_tune(spec: ExperimentSpec, profile: str | None) -> FineTuneResul
 async def _predict(request: InferenceRequest, profile: str | None) -> list[Prediction]:
     async with Client.connect(profile=profile) as client:
         return (await client.predict(request)).predictions
-
-
-def _located(data: str | Path) -> str:
-    path = Path(data).expanduser()
-    return str(path.resolve()) if path.exists() else str(data)
 
 
 def _blocking(work: Coroutine[Any, Any, Value]) -> Value:

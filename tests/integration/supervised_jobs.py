@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def echo(request, channel):
-    return {"request": request, "pid": os.getpid(), "num_fds": len(os.listdir("/dev/fd"))}
+    return {"request": request, "pid": os.getpid(), "num_fds": len(list(Path("/dev/fd").iterdir()))}
 
 
 def count(request, channel):
@@ -32,6 +33,19 @@ def count(request, channel):
 def large(request, channel):
     channel.report("large", {"text": "x" * request["size"]})
     return {"text": "y" * request["size"], "received": len(request["text"])}
+
+
+def threads(request, channel):
+    def report(letter):
+        for _ in range(request["each"]):
+            channel.report("text", {"text": letter * request["size"]})
+
+    workers = [threading.Thread(target=report, args=["abcdefgh"[number]]) for number in range(request["num"])]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return {}
 
 
 def noisy(request, channel):
@@ -93,7 +107,7 @@ def about_process():
     return {
         "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "variable": os.environ.get("SUPERVISED"),
-        "directory": os.getcwd(),
+        "directory": str(Path.cwd()),
         "server": os.getppid(),
         "num_threads_set": os.environ.get("OMP_NUM_THREADS"),
     }

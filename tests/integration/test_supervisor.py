@@ -18,9 +18,7 @@ from durabert.supervisor.parent import _is_running
 
 HERE = Path(__file__).parent
 LONG = timedelta(seconds=20)
-LINUX_ONLY = pytest.mark.skipif(
-    sys.platform != "linux", reason="the kernel's out-of-memory killer is Linux's"
-)
+LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="only Linux's kernel does this")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,6 +81,10 @@ def assert_ends_within(seconds, *pids):
         time.sleep(0.005)
 
 
+def num_open_files():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
 def assert_reaped(pid):
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -99,6 +101,20 @@ async def test_events_come_in_order_after_started():
     await run(job("count", steps=300), on_event=events)
     assert events.kinds == ["started"] + ["progress"] * 300
     assert [event.body["step"] for event in events.all[1:]] == list(range(300))
+
+
+async def test_no_event_is_lost_when_the_process_is_gone_before_they_are_read(monkeypatch):
+    monkeypatch.setattr("durabert.supervisor.parent.RECEIVE_BYTES", 64)
+    events = Events()
+    await run(job("count", steps=3000), on_event=events)
+    assert len(events.all) == 3001
+
+
+async def test_threads_may_report_at_once():
+    events = Events()
+    await run(job("threads", num=4, each=25, size=50_000), on_event=events)
+    expected = [letter * 50_000 for letter in "abcd" for _ in range(25)]
+    assert sorted(event.body["text"] for event in events.all[1:]) == expected
 
 
 async def test_requests_events_and_results_may_be_megabytes():
@@ -238,7 +254,7 @@ async def test_a_second_cancellation_leaves_no_process_behind(tmp_path):
 async def test_sigterm_from_outside_is_a_process_killed_and_no_bug():
     async with running(job("polite")) as (task, events):
         os.kill(events.pid, signal.SIGTERM)
-        with pytest.raises(errors.ProcessKilled, match="SIGTERM.*RuntimeError: stopped"):
+        with pytest.raises(errors.ProcessKilled, match=r"SIGTERM.*RuntimeError: stopped"):
             await task
 
 
@@ -250,6 +266,7 @@ async def test_ctrl_c_in_the_terminal_is_left_to_the_worker(tmp_path):
         assert len({os.getpgid(pid) for pid in (os.getpid(), server, events.pid)}) == 3
         (tmp_path / "go").touch()
         await task
+    assert (await run(job("until_file", file=str(tmp_path / "go"))))["server"] == server
 
 
 async def test_sigterm_to_all_processes_of_a_service_leaves_the_children_their_time(tmp_path):
@@ -276,6 +293,7 @@ async def test_two_jobs_at_once_see_a_device_each(tmp_path, monkeypatch):
     assert [result["device"] for result in results] == ["0", "1"]
     assert {result["variable"] for result in results} == {"set after the fork server began"}
     assert {result["directory"] for result in results} == {str(tmp_path.resolve())}
+    assert {result["num_threads_set"] for result in results} == {os.environ.get("OMP_NUM_THREADS")}
 
 
 async def test_processes_that_a_job_leaves_behind_end_with_it():
@@ -285,11 +303,11 @@ async def test_processes_that_a_job_leaves_behind_end_with_it():
 
 async def test_fifty_jobs_leave_no_descriptor_and_no_process_behind():
     first = await run(job("echo"))
-    before = len(os.listdir("/dev/fd"))
+    before = num_open_files()
     for _ in range(50):
         last = await run(job("echo"))
         assert_reaped(last["pid"])
-    assert len(os.listdir("/dev/fd")) == before
+    assert num_open_files() == before
     assert last["num_fds"] == first["num_fds"]
 
 
@@ -423,7 +441,7 @@ def worker_script(tmp_path, *functions):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
     )
 
 
@@ -465,6 +483,18 @@ def test_a_child_follows_a_killed_worker_even_when_the_fork_server_is_frozen(tmp
             assert_ends_within(1, *children)
         finally:
             os.kill(server, signal.SIGKILL)
+
+
+@LINUX_ONLY
+def test_a_child_follows_a_killed_fork_server_even_when_the_worker_is_frozen(tmp_path):
+    with worker_script(tmp_path, "silent", "deaf") as worker:
+        children, server = pids_of(worker, 2)
+        worker.send_signal(signal.SIGSTOP)
+        try:
+            os.kill(server, signal.SIGKILL)
+            assert_ends_within(1, *children)
+        finally:
+            worker.kill()
 
 
 def test_ctrl_c_of_a_worker_lets_the_job_leave_in_its_own_way(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -48,17 +47,15 @@ def implements(
     def decorate(
         method: Callable[[Any, Request], Awaitable[Result]],
     ) -> Callable[[Any, RawValue], Awaitable[Result]]:
-        @activity.defn(name=contract.name)
-        @functools.wraps(method)
         async def perform(self: Any, argument: RawValue) -> Result:
             with final_errors_not_retried():
                 request = activity.payload_converter().from_payload(argument.payload, contract.request)
                 return await method(self, request)
 
-        # wraps() copied the method's annotations, from which the SDK would decode the argument after all.
+        perform.__name__, perform.__doc__ = method.__name__, method.__doc__
+        # Read by the SDK, which cannot resolve the type variables of this function.
         perform.__annotations__ = {"argument": RawValue, "return": contract.result}
-        del perform.__wrapped__
-        return perform
+        return activity.defn(name=contract.name)(perform)
 
     return decorate
 

@@ -19,7 +19,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 @contextlib.contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """Give a path beside ``target`` to write a file or a directory to; it takes the target's place at the end.
+    """Give a path beside ``target`` to write a file or a directory to, which takes its place at the end.
 
     After an error, also one of the caller's, nothing is left and what was at ``target`` is as it was.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from durabert.bert.atomic import appearing
 from durabert.bert.data import TrainingData
-from durabert.bert.hub import is_hub_id
+from durabert.bert.hub_models import is_hub_id
 from durabert.bert.metrics import Metrics
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.weights import stored_sha256, weights_sha256

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from durabert.bert.holdout import held_out, held_out_by_class, sample
 from durabert.bert.inspection import Tally, counted, duplicates, overlap
@@ -20,6 +20,9 @@ from durabert.bert.texts import TextRow, TextSource, read_texts
 from durabert.errors import DataInvalid
 from durabert.specs.data import DataSpec
 from durabert.specs.training import Task
+
+UNLABELLED: Final = "-1"
+"""The label of rows whose real one is kept secret, in exports of benchmarks."""
 
 __all__ = ["Split", "TextRow", "TextSource", "TrainingData", "load_training_data", "read_texts"]
 
@@ -100,7 +103,7 @@ def load_training_data(
     scheme = scheme_of(
         rows["train"], columns.label, task=task, declared=sources.class_names.get(columns.label)
     )
-    notices = [*sources.notices, *columns.notices, *found]
+    notices = [*sources.notices, *columns.notices, *found, *_drop_unlabelled_test(rows, scheme)]
     if "validation" not in rows:
         notices += _hold_out(rows, scheme, spec)
     splits = {name: Split(part.texts, part.pairs, scheme.encode(part)) for name, part in rows.items()}
@@ -142,6 +145,16 @@ def _read_splits(sources: Sources, columns: Columns) -> tuple[dict[str, Rows], l
     return rows, notices
 
 
+def _drop_unlabelled_test(rows: dict[str, Rows], scheme: LabelScheme) -> list[str]:
+    test = rows.get("test")
+    if test is None or scheme.task == "regression" or UNLABELLED in scheme.names:
+        return []
+    if any(str(label).strip() != UNLABELLED for label in test.labels):
+        return []
+    del rows["test"]
+    return [f"test: ignored, since all its rows have the label {UNLABELLED}, which stands for none"]
+
+
 def _labelled_test(source: RecordSource, columns: Columns) -> Rows | None:
     if columns.label not in source.columns:
         return None
@@ -159,8 +172,8 @@ def _hold_out(rows: dict[str, Rows], scheme: LabelScheme, spec: DataSpec) -> lis
         chosen = held_out(len(train), spec.validation_fraction, spec.split_seed)
     if not chosen:
         raise DataInvalid(
-            f"train: {counted(len(train), 'row')} with {counted(len(scheme.names), 'label')} leave none to hold out "
-            "for validation; give more rows, or a validation file"
+            f"train: {counted(len(train), 'row')} with {counted(len(scheme.names), 'label')} leave none to "
+            "hold out for validation; give more rows, or a validation file"
         )
     out = set(chosen)
     rows["train"] = train.take([index for index in range(len(train)) if index not in out])
@@ -188,7 +201,8 @@ def _single_rows(train: Rows, classes: Encoded) -> list[str]:
 def _unused_classes(train: Split, scheme: LabelScheme) -> list[str]:
     if scheme.task not in {"binary", "multiclass"}:
         return []
-    unused = [name for number, name in enumerate(scheme.names) if number not in set(train.labels)]  # type: ignore[arg-type]
+    used = set(map(str, train.labels))
+    unused = [name for number, name in enumerate(scheme.names) if str(number) not in used]
     return [f"train: no row has the label {' or '.join(map(repr, unused))}"] if unused else []
 
 

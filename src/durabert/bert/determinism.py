@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.utils.deterministic as memory_filling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,12 +56,12 @@ def deterministic_kernels() -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    fill = memory_filling.fill_uninitialized_memory  # type: ignore[attr-defined]  # of its class
     torch.use_deterministic_algorithms(True, warn_only=False)
     # Every output is written before it is read; filling the memory first costs time and changes nothing.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory_filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # of its class
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory_filling.fill_uninitialized_memory = fill  # type: ignore[attr-defined]  # of its class
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 SHOWN_NUMBERS: Final = 5
 """How many line numbers a notice or an error names."""
@@ -37,6 +37,12 @@ class Tally:
 def counted(count: int, noun: str) -> str:
     """Return ``1 row`` or ``12 rows``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def shortened(value: Any) -> str:
+    """Return a value as a message shows it."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def duplicates(

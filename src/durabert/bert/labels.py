@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal
 
-from durabert.bert.rows import Rows, shortened
+from durabert.bert.inspection import shortened
+from durabert.bert.rows import Rows
 from durabert.bert.schema import NUMBER
 from durabert.errors import LabelsInvalid
 from durabert.specs.training import Task
@@ -65,7 +66,7 @@ class LabelScheme:
             number = known.get((type(label), label)) if label.__hash__ else None
             if number is None:
                 name = _class_name(label, self.kind)
-                if name not in numbers:
+                if name is None or name not in numbers:
                     raise self._unknown(label, rows, index)
                 number = known[type(label), label] = numbers[name]
             encoded.append(number)
@@ -100,6 +101,8 @@ def scheme_of(
     Raises:
         LabelsInvalid: the labels do not make the task, or no task.
     """
+    if task == "regression":
+        declared = None
     kind = "names" if declared and not isinstance(rows.labels[0], list) else _kind(rows, task)
     if kind == "lists":
         return _multilabel(rows, column, task, declared)
@@ -115,11 +118,12 @@ def scheme_of(
 def _classification(
     rows: Rows, column: str, kind: Kind, task: Literal["auto"] | Task, declared: Sequence[str] | None
 ) -> LabelScheme:
-    distinct = {_class_name(value, kind) for value, _ in _distinct(rows)}
+    found = (_class_name(label, kind) for label, _ in _distinct(rows))
+    distinct = {name for name in found if name is not None}
     if len(distinct) == 1:
         raise LabelsInvalid(
-            f"{rows.split}: all {len(rows):,} rows have the label {next(iter(distinct))!r} in column {column!r}; "
-            "at least two different labels were expected"
+            f"{rows.split}: all {len(rows):,} rows have the label {next(iter(distinct))!r} in column "
+            f"{column!r}; at least two different labels were expected"
         )
     if declared:
         names = tuple(declared)
@@ -177,7 +181,7 @@ def _multilabel(
             f"{rows.split}: all {len(rows):,} rows have the same labels in column {column!r}; "
             "at least two different sets of labels were expected"
         )
-    whole = all(_whole(name) is not None for name in distinct)
+    whole = all(str(_whole(name)) == name for name in distinct)
     names = tuple(declared or sorted(distinct, key=int if whole else str))
     return LabelScheme("multilabel", "lists", names, separator)
 
@@ -289,7 +293,7 @@ def _all_listed(labels: Iterable[Any]) -> bool:
 
 def _separator(rows: Rows, column: str) -> str | None:
     strings = [label for label in rows.labels if isinstance(label, str)]
-    if _all_listed(strings):
+    if _all_listed(strings) or len(strings) < len(rows.labels):
         return None
     used = [separator for separator in _SEPARATORS if any(separator in label for label in strings)]
     if len(used) > 1:
@@ -313,7 +317,7 @@ def _members(label: Any, separator: str | None, rows: Rows, index: int) -> list[
         raise LabelsInvalid(
             f"{_place(rows, index)} has the label {shortened(label)}, but a list was expected"
         )
-    names = [_class_name(part, "whole") or _class_name(part, "names") for part in parsed]
+    names = [_member_name(part) for part in parsed]
     if None in names or "" in names:
         raise LabelsInvalid(
             f"{_place(rows, index)} has the labels {shortened(label)}, but a list of words or whole numbers "
@@ -325,6 +329,13 @@ def _members(label: Any, separator: str | None, rows: Rows, index: int) -> list[
             "a list of the labels that apply was expected, not a vector of zeros and ones"
         )
     return [name for name in names if name is not None]
+
+
+def _member_name(part: Any) -> str | None:
+    if isinstance(part, str):
+        return part.strip()
+    whole = _whole(part)
+    return None if whole is None else str(whole)
 
 
 def _parsed_list(label: str) -> Any:

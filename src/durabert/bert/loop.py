@@ -30,7 +30,7 @@ from durabert.bert.steps import (
     score_split,
     train,
 )
-from durabert.bert.tokens import load_tokenizer, tokenize
+from durabert.bert.tokens import load_tokenizer, tokenize, truncation_notice
 from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
 
 __all__ = ["Stopped", "TrainedModel", "fine_tune"]
@@ -132,7 +132,12 @@ def _prepare(
     notices = [
         notice
         for name, split in examples.items()
-        for notice in split.tokens.notice(name, max_length=config.max_length)
+        for notice in truncation_notice(
+            name,
+            num_truncated=split.tokens.num_truncated,
+            num_texts=len(split),
+            max_length=config.max_length,
+        )
     ]
     plan = _plan(config, data, compute, metric, examples, pad_id=tokenizer.pad_token_id)
     return _Job(model, tokenizer, plan, examples.get("test"), deterministic, (*data.notices, *notices))
@@ -151,8 +156,8 @@ def _examples(
         split.texts,
         split.pairs,
         config.max_length,
-        types=classifier.uses_types and split.pairs is not None,
-        on_chunk=lambda done: reporter.tick(),  # noqa: ARG005
+        types=classifier.uses_types,
+        on_chunk=reporter.tick,
     )
     return Examples(tokens, label_array(data.task, split.labels))
 

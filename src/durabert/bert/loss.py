@@ -29,7 +29,8 @@ class Loss:
     """
 
     task: Task
-    weights_C: torch.Tensor | None
+    weights: torch.Tensor | None
+    """Weight of each class, (C,)."""
     label_smoothing: float
 
     def sum(self, logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -38,19 +39,19 @@ class Loss:
             return functional.mse_loss(logits_BC.squeeze(-1), labels, reduction="sum")
         if self.task == "multilabel":
             return functional.binary_cross_entropy_with_logits(
-                logits_BC, labels, weight=self.weights_C, reduction="sum"
+                logits_BC, labels, weight=self.weights, reduction="sum"
             )
         return functional.cross_entropy(
-            logits_BC, labels, weight=self.weights_C, label_smoothing=self.label_smoothing, reduction="sum"
+            logits_BC, labels, weight=self.weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
 
     def divisor(self, labels: torch.Tensor) -> float:
         """Return what the sum over a batch is divided by: its examples, or the sum of their weights."""
-        if self.weights_C is None:
+        if self.weights is None:
             return float(labels.numel())
         if self.task == "multilabel":
-            return float(self.weights_C.sum().item() * len(labels))
-        return float(self.weights_C[labels].sum().item())
+            return float(self.weights.sum().item() * len(labels))
+        return float(self.weights[labels].sum().item())
 
 
 def build_loss(
@@ -71,8 +72,8 @@ def build_loss(
     """
     if config.label_smoothing and task in {"regression", "multilabel"}:
         raise SpecInvalid(
-            f"label_smoothing is {config.label_smoothing}, but should be 0 for a {task} task: it is for one class "
-            "per text"
+            f"label_smoothing is {config.label_smoothing}, but should be 0 for a {task} task: "
+            "it is for one class per text"
         )
     if config.class_weights is None:
         return Loss(task, None, config.label_smoothing)

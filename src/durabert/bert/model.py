@@ -15,7 +15,7 @@ from typing import Any, Final
 import torch
 
 from durabert.bert.determinism import Draw, torch_seeded
-from durabert.bert.hub import download, is_hub_id, not_found
+from durabert.bert.hub_models import download, is_hub_id
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.weights import check_weights
 from durabert.errors import DependencyMissing, ModelInvalid, ModelNotFound, SpecInvalid
@@ -82,7 +82,8 @@ def load_classifier(
     limit = _position_limit(model)
     if limit is not None and max_length > limit:
         raise SpecInvalid(
-            f"max_length is {max_length}, but should be at most {limit}, the positions of model {str(path)!r}"
+            f"max_length is {max_length}, but should be at most {limit}, "
+            f"the number of positions of model {str(path)!r}"
         )
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
     return Classifier(model, takes_types and getattr(config, "type_vocab_size", 0) > 1, limit)
@@ -117,7 +118,7 @@ def _looks_like_path(name: str) -> bool:
 def _from_hub(name: str) -> Path:
     near = difflib.get_close_matches(name.lower(), [MINILM], cutoff=0.7)
     if near:
-        raise ModelNotFound(not_found(name, "nor on the hub", hint=f"; did you mean {near[0]!r}?"))
+        raise ModelNotFound(f"model {name!r} is no known name; did you mean {near[0]!r}?")
     return download(name)
 
 
@@ -157,8 +158,8 @@ def _require_encoder(model_type: str, path: Path) -> None:
     encoders = set(MODEL_FOR_MASKED_LM_MAPPING_NAMES) - set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)
     if model_type not in encoders & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES):
         raise ModelInvalid(
-            f"model {str(path)!r} is of type {model_type!r}; expected an encoder that can classify texts, such as "
-            "bert, roberta, distilbert, electra or modernbert"
+            f"model {str(path)!r} is of type {model_type!r}; expected an encoder that can classify texts, "
+            "such as bert, roberta, distilbert, electra or modernbert"
         )
 
 
@@ -194,8 +195,8 @@ def _require_body(model: Any, info: dict[str, Any], path: Path) -> None:
     )
     if new:
         raise ModelInvalid(
-            f"the weights of model {str(path)!r} do not fit its config.json: {len(new)} tensors are missing or of "
-            f"another shape, such as {new[0]!r}"
+            f"the weights of model {str(path)!r} do not fit its config.json: {len(new)} tensors are missing "
+            f"or of another shape, such as {new[0]!r}"
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from durabert.bert.inspection import Tally, counted
+from durabert.bert.inspection import Tally, counted, shortened
 from durabert.bert.records import RecordSource
 from durabert.bert.schema import Columns
 from durabert.errors import DataInvalid
@@ -120,12 +120,6 @@ def read_rows(source: RecordSource, columns: Columns, *, split: str) -> Rows:
     rows.notices.extend([*source.notices, *_dropped(no_text, "text"), *_dropped(no_label, "label")])
     rows.notices.extend(cleaner.notices())
     return rows
-
-
-def shortened(value: Any) -> str:
-    """Return a value as a message shows it."""
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _dropped(tally: Tally, what: str) -> list[str]:

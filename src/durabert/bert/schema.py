@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from durabert.bert.inspection import shortened
 from durabert.bert.records import RecordSource
 from durabert.errors import ColumnAmbiguous, ColumnMissing, DataInvalid, SpecInvalid
 from durabert.specs.data import DataSpec, TextsSpec
@@ -25,14 +26,47 @@ LONG_TEXT: Final = 10
 TEXT_NAMES: Final = (
     frozenset({"text", "sentence"}),
     frozenset(
-        "review review_text reviewtext content body comment comment_text message tweet headline title document "
-        "utterance post sms question query abstract summary description".split()
+        {
+            "review",
+            "review_text",
+            "reviewtext",
+            "content",
+            "body",
+            "comment",
+            "comment_text",
+            "message",
+            "tweet",
+            "headline",
+            "title",
+            "document",
+            "utterance",
+            "post",
+            "sms",
+            "question",
+            "query",
+            "abstract",
+            "summary",
+            "description",
+        }
     ),
 )
 LABEL_NAMES: Final = (
     frozenset({"label", "labels", "gold_label"}),
     frozenset(
-        "target targets class category categories sentiment emotion intent score rating stars y".split()
+        {
+            "target",
+            "targets",
+            "class",
+            "category",
+            "categories",
+            "sentiment",
+            "emotion",
+            "intent",
+            "score",
+            "rating",
+            "stars",
+            "y",
+        }
     ),
 )
 PAIR_NAMES: Final = (
@@ -96,6 +130,7 @@ def choose_columns(source: RecordSource, spec: DataSpec) -> Columns:
     text, pair = choice.texts(spec.text, spec.text_pair, taken=label)
     if label is None:
         label = choice.remaining(text_columns(text, pair))
+        choice.require_header(label)
     return Columns(text=text, pair=pair, label=label, notices=tuple(choice.notices))
 
 
@@ -131,7 +166,7 @@ def choose_text_columns(
     text, pair = choice.texts(None, spec.text_pair, taken=None)
     if pair is None:
         raise ColumnAmbiguous(
-            f"{source.name} has no pair of text columns that the model could read, such as {trained[0]!r} and "
+            f"{source.name} has no pair of text columns to read, such as {trained[0]!r} and "
             f"{trained[1]!r}, among {_listed(source.columns)}; choose them with --text and --text-pair"
         )
     return (text, pair), [*choice.notices, _instead((text, pair), trained)]
@@ -168,9 +203,7 @@ def _require_distinct(roles: dict[str, str | None]) -> None:
         if column is None:
             continue
         if column in taken:
-            raise SpecInvalid(
-                f"{taken[column]} and {role} are both {column!r}, but should be different columns"
-            )
+            raise SpecInvalid(f"{taken[column]} and {role} are both {column!r}, but should be two columns")
         taken[column] = role
 
 
@@ -257,6 +290,13 @@ class _Choice:
             f"it has {_listed(self.source.columns)}; choose with --text and --label"
         )
 
+    def require_header(self, label: str) -> None:
+        if not self.source.typed and label in self._values[label]:
+            raise DataInvalid(
+                f"{self.source.name} begins with {_listed(self.source.columns)}, which looks like a row; "
+                "the first line should name the columns"
+            )
+
     def _open_columns(self, without: Iterable[str | None]) -> list[str]:
         without = set(without)
         return [
@@ -307,9 +347,9 @@ class _Choice:
 
     def _require_text(self, column: str) -> None:
         if not self._is_text(column):
-            shown = self._values[column][0]
+            shown = shortened(self._values[column][0])
             raise DataInvalid(
-                f"{self.source.name}: the text column {column!r} holds values such as {shown!r}, "
+                f"{self.source.name}: the text column {column!r} holds values such as {shown}, "
                 "but texts were expected; choose another one with --text"
             )
 
@@ -317,15 +357,16 @@ class _Choice:
         values = self._values[column]
         if not values:
             return True
-        strings = all(isinstance(value, str) for value in values)
-        return strings and not all(NUMBER.fullmatch(value) for value in values)
+        # One word is enough: a number among texts is reported with its line when the rows are read.
+        return any(isinstance(value, str) and not NUMBER.fullmatch(value) for value in values)
 
     def _is_long_text(self, column: str) -> bool:
         values = self._values[column]
         if not values or not self._is_text(column):
             return False
-        spoken = sum(1 for value in values if " " in value.strip() or not value.isascii())
-        return spoken * 2 >= len(values) and sum(map(len, values)) >= LONG_TEXT * len(values)
+        strings = [value for value in values if isinstance(value, str)]
+        spoken = sum(1 for value in strings if " " in value.strip() or not value.isascii())
+        return spoken * 2 >= len(values) and sum(map(len, strings)) >= LONG_TEXT * len(values)
 
     def _ambiguous(self, role: str, candidates: Sequence[str], option: str) -> ColumnAmbiguous:
         return ColumnAmbiguous(

@@ -5,7 +5,7 @@ Shape letters: N examples, B of them in a batch, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,9 +41,10 @@ class Scorer:
                 logits_BC = self.model(**batch.inputs).logits
             yield indices, logits_BC.float().cpu().numpy()
 
-    def logits(self, tokens: Tokens) -> NDArray[np.float32]:
-        """Return the logits of all examples in their order, (N, C)."""
+    def logits(self, tokens: Tokens, *, on_batch: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
+        """Return the logits of all examples in their order, (N, C); ``on_batch`` may raise."""
         logits_NC = np.empty((len(tokens), self.model.config.num_labels), np.float32)
         for indices, logits_BC in self.batches(tokens):
             logits_NC[indices] = logits_BC
+            on_batch()
         return logits_NC

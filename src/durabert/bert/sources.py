@@ -7,17 +7,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from durabert.bert.hub import hub_splits
-from durabert.bert.records import SUFFIXES, RecordSource, open_records
+from durabert.bert.hub_data import hub_splits
+from durabert.bert.records import SUFFIXES, RecordSource, local_path, open_records
 from durabert.errors import DataInvalid, DataNotFound
 from durabert.specs.data import DataSpec
 
 SPLIT_NAMES: Final = {
     "train": ("train",),
-    "validation": ("validation", "valid", "val", "dev", "validation_matched"),
+    "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
 """Names that a split may have, as a file without its suffix and on the hub."""
+MATCHED: Final = "validation_matched"
+"""The split of MNLI on the hub that has the domains of its training rows."""
+OTHER_SUFFIXES: Final = (
+    ".txt",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+    ".zip",
+    ".xls",
+    ".xlsx",
+    ".pkl",
+    ".pt",
+    ".dat",
+    ".data",
+)
+"""What else ends in these is a file and no hub id."""
 
 HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*){0,2}", re.ASCII)
 
@@ -51,27 +68,31 @@ def find_sources(spec: DataSpec) -> Sources:
 
 
 def _own_splits(spec: DataSpec) -> Sources:
-    path = Path(spec.source).expanduser()
+    path = local_path(spec.source)
     if path.is_dir():
         return _directory(path, spec)
     if path.exists():
         return Sources(path.name, _open(path, spec))
-    if not HUB_ID.fullmatch(spec.source) or Path(spec.source).suffix.lower() in SUFFIXES:
+    suffix = path.suffix.lower()
+    if not HUB_ID.fullmatch(spec.source) or suffix in SUFFIXES or suffix in OTHER_SUFFIXES:
         raise DataNotFound(f"there is no file or directory {spec.source}")
-    splits, class_names = hub_splits(spec.source)
+    return _hub(spec.source)
+
+
+def _hub(hub_id: str) -> Sources:
+    splits, class_names = hub_splits(hub_id)
     notices = []
     found: dict[str, RecordSource] = {}
     for split, names in SPLIT_NAMES.items():
         name = next((name for name in names if name in splits), None)
         if name is not None:
             found[split] = splits[name]
-            if name == "validation_matched":
-                notices.append(f"validation: the split {name!r} is used")
+    if "validation" not in found and MATCHED in splits:
+        found["validation"] = splits[MATCHED]
+        notices.append(f"validation: the split {MATCHED!r} is used")
     if "train" not in found:
-        raise DataInvalid(
-            f"{spec.source} has no split 'train'; it has {', '.join(map(repr, sorted(splits)))}"
-        )
-    return Sources(spec.source, **found, class_names=class_names, notices=tuple(notices))
+        raise DataInvalid(f"{hub_id} has no split 'train'; it has {', '.join(map(repr, sorted(splits)))}")
+    return Sources(hub_id, **found, class_names=class_names, notices=tuple(notices))
 
 
 def _directory(path: Path, spec: DataSpec) -> Sources:
@@ -108,7 +129,7 @@ def _split_file(path: Path, split: str, spec: DataSpec) -> Path | None:
 
 
 def _file(name: str, split: str) -> Path:
-    path = Path(name).expanduser()
+    path = local_path(name)
     if not path.exists():
         raise DataNotFound(f"there is no {split} file {name}")
     return path

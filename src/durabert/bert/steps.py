@@ -231,8 +231,8 @@ def _require_finite(state: TrainState, loss: float, norm: float) -> None:
     if math.isfinite(loss) and (math.isfinite(norm) or finding_scale):
         return
     raise TrainingDiverged(
-        f"training diverged at step {state.step + 1}: the loss is {loss:.4g} and the gradient norm {norm:.4g}; "
-        "a lower learning_rate may help"
+        f"training diverged at step {state.step + 1}: the loss is {loss:.4g} and the gradient norm "
+        f"{norm:.4g}; a lower learning_rate may help"
     )
 
 

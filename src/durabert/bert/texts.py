@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
-from durabert.bert.records import Record, RecordSource, open_records
+from durabert.bert.records import Record, RecordSource, local_path, open_records
 from durabert.bert.rows import TextCleaner
 from durabert.bert.schema import choose_text_columns, require_columns
 from durabert.errors import DataInvalid
@@ -36,10 +35,17 @@ class TextSource:
         notices: what was found and handled; complete after an iteration.
     """
 
-    def __init__(self, source: RecordSource, text_columns: Sequence[str], row_id: str | None) -> None:
+    def __init__(
+        self,
+        source: RecordSource,
+        text_columns: Sequence[str],
+        row_id: str | None,
+        notices: Sequence[str] = (),
+    ) -> None:
         self.text_columns = tuple(text_columns)
         self.row_id_column = row_id or NUMBERED_ROWS
-        self.notices: list[str] = []
+        self.notices = list(notices)
+        self._chosen = tuple(notices)
         self._source = source
         self._row_id = row_id
 
@@ -49,7 +55,6 @@ class TextSource:
         Raises:
             DataInvalid: a row cannot be read, its text is no string or its id is null.
         """
-        before = list(self.notices)
         cleaner = TextCleaner(self._source)
         read = self.text_columns if self._row_id is None else (*self.text_columns, self._row_id)
         for number, record in enumerate(self._source.read(list(dict.fromkeys(read)))):
@@ -59,8 +64,7 @@ class TextSource:
             ]
             pair = cleaned[1] if len(cleaned) > 1 else None
             yield TextRow(self._id(record, number), cleaned[0], pair)
-        found = [*self._source.notices, *cleaner.notices()]
-        self.notices = [*before, *(notice for notice in found if notice not in before)]
+        self.notices = [*self._chosen, *self._source.notices, *cleaner.notices()]
 
     def _id(self, record: Record, number: int) -> str | int:
         if self._row_id is None:
@@ -68,8 +72,8 @@ class TextSource:
         value: Any = record.fields.get(self._row_id)
         if value is None:
             raise DataInvalid(
-                f"{self._source.name}: {self._source.unit} {record.number} has no {self._row_id!r}, the column "
-                "that identifies rows; choose another one with --row-id"
+                f"{self._source.name}: {self._source.unit} {record.number} has no {self._row_id!r}, the "
+                "column that identifies rows; choose another one with --row-id"
             )
         return value if isinstance(value, str | int) and not isinstance(value, bool) else str(value)
 
@@ -88,7 +92,7 @@ def read_texts(spec: TextsSpec, *, columns: Sequence[str]) -> TextSource:
         ColumnAmbiguous: more than one column could be meant, or none.
     """
     source = open_records(
-        Path(spec.path).expanduser(),
+        local_path(spec.path),
         format=spec.format,
         delimiter=spec.delimiter,
         quoting=spec.quoting,
@@ -97,6 +101,4 @@ def read_texts(spec: TextsSpec, *, columns: Sequence[str]) -> TextSource:
     require_columns(source, (spec.row_id,))
     chosen, notices = choose_text_columns(source, spec, columns)
     row_id = spec.row_id or (DEFAULT_ROW_ID if DEFAULT_ROW_ID in source.columns else None)
-    texts = TextSource(source, chosen, row_id)
-    texts.notices.extend(notices)
-    return texts
+    return TextSource(source, chosen, row_id, notices)

@@ -41,15 +41,16 @@ class Tokens:
         """Number of tokens of each example."""
         return np.diff(self.offsets)
 
-    def notice(self, what: str, *, max_length: int) -> list[str]:
-        """Return the sentence that says how many texts were truncated, if any were."""
-        if not self.num_truncated:
-            return []
-        be, past = ("is", "was") if self.num_truncated == 1 else ("are", "were")
-        return [
-            f"{what}: {self.num_truncated:,} of {len(self):,} texts {be} longer than max_length {max_length} "
-            f"tokens and {past} truncated"
-        ]
+
+def truncation_notice(what: str, *, num_truncated: int, num_texts: int, max_length: int) -> list[str]:
+    """Return the sentence that says how many texts were truncated, if any were."""
+    if not num_truncated:
+        return []
+    be, past = ("is", "was") if num_truncated == 1 else ("are", "were")
+    return [
+        f"{what}: {num_truncated:,} of {num_texts:,} texts {be} longer than max_length {max_length} tokens "
+        f"and {past} truncated"
+    ]
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -83,7 +84,7 @@ def tokenize(
     max_length: int,
     *,
     types: bool = False,
-    on_chunk: Callable[[int], None] = lambda done: None,
+    on_chunk: Callable[[], None] = lambda: None,
 ) -> Tokens:
     """Turn texts, or pairs of texts, into tokens with the model's special tokens around them.
 
@@ -92,28 +93,30 @@ def tokenize(
         texts: the first or only text of each example.
         pairs: the second text of each example.
         max_length: longest example in tokens; the longer text of a pair is cut first.
-        types: keep which of the two texts a token belongs to.
-        on_chunk: called with the number of finished examples, after every 2,000; may raise.
+        types: whether the model tells the two texts of a pair apart, if the tokenizer does.
+        on_chunk: called after every 2,000 examples; may raise.
     """
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.enable_truncation(max_length, strategy="longest_first")
+    keep_types = types and pairs is not None and "token_type_ids" in tokenizer.model_input_names
     ids: list[NDArray[np.int32]] = []
     kinds: list[NDArray[np.int8]] = []
     lengths: list[int] = []
     num_truncated = 0
     for start in range(0, len(texts), CHUNK):
         chunk = [_clean(text) for text in texts[start : start + CHUNK]]
-        if pairs is not None:
-            chunk = list(zip(chunk, map(_clean, pairs[start : start + CHUNK]), strict=True))
-        encodings = backend.encode_batch_fast(chunk)
+        seconds = None if pairs is None else map(_clean, pairs[start : start + CHUNK])
+        encodings = backend.encode_batch_fast(
+            chunk if seconds is None else list(zip(chunk, seconds, strict=True))
+        )
         lists = [encoding.ids for encoding in encodings]
         ids.append(np.fromiter((token for row in lists for token in row), np.int32))
         lengths += map(len, lists)
-        if types:
+        if keep_types:
             kinds.append(np.fromiter((kind for row in encodings for kind in row.type_ids), np.int8))
         num_truncated += sum(1 for encoding in encodings if encoding.overflowing)
-        on_chunk(start + len(chunk))
+        on_chunk()
     return Tokens(
         ids=np.concatenate(ids) if ids else np.empty(0, np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),

@@ -45,7 +45,7 @@ def weights_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
         tensor = tensors[name].detach().to("cpu").contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         # numpy has no bfloat16: look at the bytes through a one-byte type.
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -82,6 +82,7 @@ def _no_weights(directory: Path) -> str:
     if not pickles:
         return f"model {str(directory)!r} has no weights; expected {WEIGHTS} or {INDEX}"
     return (
-        f"model {str(directory)!r} has only pickle weights ({', '.join(pickles)}), which can execute code when "
-        "loaded; convert a model that you trust: AutoModel.from_pretrained(directory).save_pretrained(directory)"
+        f"model {str(directory)!r} has only pickle weights ({', '.join(pickles)}), which can execute code "
+        "when loaded; if you trust it, convert it with transformers: "
+        "AutoModel.from_pretrained(directory).save_pretrained(directory)"
     )

@@ -7,10 +7,8 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
-
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_experiment, print_predictions, say
+from durabert.cli.render import console, print_experiment, print_predictions, say
 from durabert.cli.train import spec_from_options
 from durabert.client import Client
 from durabert.engine import home_directory
@@ -39,7 +37,7 @@ def run(*, profile: str | None) -> None:
 
 
 async def _run(reviews: Path, profile: str | None) -> int:
-    console = Console()
+    out = console()
     spec = spec_from_options(
         str(reviews), name=NAME, config=None, fields={}, data_fields={}, runs=list(RUNS), in_order=False
     )
@@ -60,9 +58,9 @@ async def _run(reviews: Path, profile: str | None) -> int:
             return exit_code(view)
         best = max(results, key=lambda result: result.metrics[result.metric])
         request = InferenceRequest(run=best.run, texts=SENTENCES)
-        console.print(f"\nPredictions of {best.run}:", highlight=False)
+        out.print(f"\nPredictions of {best.run}:", highlight=False)
         print_predictions(request, await client.predict(request))
-    console.print(_next_steps(best.run, best.directory, embedded=client.engine is not None), highlight=False)
+    out.print(_next_steps(best.run, best.directory, embedded=client.engine is not None), highlight=False)
     return 0
 
 

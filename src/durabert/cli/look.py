@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_details, print_experiment, print_json, runs_table, say
+from durabert.cli.render import console, print_details, print_experiment, print_json, runs_table, say
 from durabert.client import Client
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ def runs(*, profile: str | None, as_json: bool) -> None:
     if as_json:
         print_json(run.as_json() for run in found)
     elif found:
-        Console().print(runs_table(found))
+        console().print(runs_table(found))
     else:
         say("There are no runs yet; start one: durabert train DATA, or durabert demo")
 

@@ -6,6 +6,8 @@ import asyncio
 import signal
 from datetime import timedelta
 
+import typer
+
 from durabert.cli.render import print_json, say
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
@@ -90,9 +92,9 @@ def doctor(*, profile: str | None, as_json: bool) -> int:
     else:
         for check in checks:
             mark = {"ok": "ok  ", "warning": "warn", "failed": "FAIL"}[check.state]
-            say(f"{mark}  {check.subject}: {check.finding}")
+            typer.echo(f"{mark}  {check.subject}: {check.finding}")
             if check.advice:
-                say(f"      -> {check.advice}")
+                typer.echo(f"      -> {check.advice}")
     return 1 if any(check.state == "failed" for check in checks) else 0
 
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from durabert.specs import InferenceRequest, InferenceResult
 
 
+def console() -> Console:
+    """Return a console for results; what is piped into a file or a program is not folded at 80 columns."""
+    return Console() if sys.stdout.isatty() else Console(width=200)
+
+
 def say(sentence: str) -> None:
     """Tell the user something on stderr, so that stdout holds results alone."""
     sys.stderr.write(sentence + "\n")
@@ -31,8 +36,8 @@ def print_json(objects: Iterable[dict[str, Any]]) -> None:
 
 def print_experiment(view: ExperimentView) -> None:
     """Print a table of the runs, what failed and what was noticed."""
-    console = Console()
-    console.print(runs_table(view.runs))
+    out = console()
+    out.print(runs_table(view.runs))
     for run in view.runs:
         if run.error:
             say(
@@ -41,10 +46,10 @@ def print_experiment(view: ExperimentView) -> None:
                 else f"durabert: {run.error.message}"
             )
     for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
-        console.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
+        out.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
     for run in view.runs:
         if run.result:
-            console.print(f"{run.run}: {run.result.directory}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"{run.run}: {run.result.directory}", highlight=False, markup=False, soft_wrap=True)
 
 
 def runs_table(runs: Iterable[RunView]) -> Table:
@@ -88,7 +93,7 @@ def print_details(run: RunView) -> None:
     table.add_column(overflow="fold")
     for name, value in _facts(run):
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
@@ -132,16 +137,16 @@ def _numbers(metrics: dict[str, float]) -> str:
 
 def print_predictions(request: InferenceRequest, result: InferenceResult) -> None:
     """Print label and confidence of each text, or where the predictions of a file are."""
-    console = Console()
+    out = console()
     if request.input is not None:
         counts = ", ".join(f"{label} {count}" for label, count in result.label_counts.items())
-        console.print(
+        out.print(
             f"{result.rows} rows in {result.seconds:.1f} s ({result.texts_per_second:.0f} texts/s): {counts}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         for notice in result.notices:
-            console.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
-        console.print(f"{result.output}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
+        out.print(f"{result.output}", highlight=False, markup=False, soft_wrap=True)
         return
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("label")
@@ -150,7 +155,7 @@ def print_predictions(request: InferenceRequest, result: InferenceResult) -> Non
     for text, prediction in zip(request.texts, result.predictions, strict=True):
         shown = text if isinstance(text, str) else " | ".join(text)
         table.add_row(*_label_and_confidence(prediction), shown)
-    console.print(table)
+    out.print(table)
 
 
 def _label_and_confidence(prediction: Any) -> tuple[str, str]:

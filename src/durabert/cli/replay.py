@@ -6,7 +6,9 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from durabert.cli.render import print_json, say
+import typer
+
+from durabert.cli.render import print_json
 from durabert.client import Client
 from durabert.client.replaying import ReplayReport, read_history, replay
 
@@ -21,9 +23,11 @@ def run(name: str, *, save: Path | None, profile: str | None, as_json: bool) -> 
     if as_json:
         print_json([report.model_dump()])
     elif report.same:
-        say(f"{report.workflow_id}: {report.events} events replayed, every decision is the same.")
+        typer.echo(f"{report.workflow_id}: {report.events} events replayed, every decision is the same.")
     else:
-        say(f"{report.workflow_id}: {report.workflow_type} differs from its history: {report.difference}")
+        typer.echo(
+            f"{report.workflow_id}: {report.workflow_type} differs from its history: {report.difference}"
+        )
     return 0 if report.same else 1
 
 

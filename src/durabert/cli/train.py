@@ -11,8 +11,10 @@ from typing import Any
 from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
 from durabert.cli.render import print_experiment, print_json, say
 from durabert.client import Client
-from durabert.errors import DataNotFound, SpecInvalid
-from durabert.specs import DataSpec, ExperimentSpec, experiment_from_toml
+from durabert.client.locating import located
+from durabert.connection import explicit_profile
+from durabert.errors import SpecInvalid
+from durabert.specs import ExperimentSpec, experiment_from_toml
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def spec_from_options(
     source |= data_fields | given({"source": data})
     if not source.get("source"):
         raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
-    document["data"] = _located(source)
+    document["data"] = source
     document["runs"] = [{**run, **fields} for run in runs or document.get("runs", [{}])]
     document |= given({"name": name, "in_order": in_order or None})
     if "name" in document:
@@ -70,6 +72,7 @@ def run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: boo
 
 
 async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
+    spec = spec.model_copy(update={"data": located(spec.data, here=explicit_profile(profile) is None)})
     async with Client.connect(profile=profile, worker=follow, on_starting=_announce) as client:
         started = await client.start(spec)
         view = await client.status(spec.name)
@@ -100,22 +103,6 @@ def _toml(path: Path) -> dict[str, Any]:
         raise SpecInvalid(f"the configuration {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecInvalid(f"the configuration {str(path)!r} is not TOML: {error}") from None
-
-
-def _located(source: dict[str, Any]) -> dict[str, Any]:
-    """Make paths absolute: the worker may run in another directory."""
-    spec = DataSpec.parse(source)
-    located = dict(source)
-    for field in ("source", "validation", "test"):
-        value = getattr(spec, field)
-        if value is None:
-            continue
-        path = Path(value).expanduser()
-        if path.exists():
-            located[field] = str(path.resolve())
-        elif field != "source":
-            raise DataNotFound(f"there is no file {value!r} for the {field} rows")
-    return located
 
 
 def _named_by_content(spec: ExperimentSpec) -> ExperimentSpec:

@@ -198,7 +198,9 @@ class Client:
     async def experiments(self) -> list[ExperimentView]:
         """Return every experiment that the server knows, the newest first."""
         query = f"WorkflowType = '{FINE_TUNING_WORKFLOW}'"
-        return [await self.status(found.id) async for found in self.temporal.list_workflows(query)]
+        # A name that was used again after a failure is listed once an execution.
+        names = dict.fromkeys([found.id async for found in self.temporal.list_workflows(query)])
+        return [await self.status(name) for name in names]
 
     async def cancel(self, name: str) -> ExperimentView:
         """Cancel an experiment or one run of it, and return its state once no process of it is left.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from durabert.engine.home import EngineInfo, Home, home_unusable
+from durabert.engine.home import EngineInfo, home_unusable
 from durabert.engine.leases import Lease, is_held, try_lock
 from durabert.engine.server import Server
 from durabert.engine.settings import Settings
@@ -83,7 +83,7 @@ class Host:
         info = EngineInfo(
             address=self._server.address,
             ui=self._server.ui,
-            http=self._server.http,
+            http=self._server.http_address,
             host_pid=os.getpid(),
             server_pid=self._server.process.pid,
             worker_pid=self._worker.pid,

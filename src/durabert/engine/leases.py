@@ -15,8 +15,8 @@ POLL_SECONDS: Final = 0.02
 class Lease:
     """A held lock; closing it, or the end of the process, releases it.
 
-    Python opens files close-on-exec, so no process that is started while it is held keeps it alive, unless
-    it is given ``fd`` on purpose.
+    Python opens files close-on-exec, so no program that is started while it is held keeps it alive, unless
+    it is given ``fd`` on purpose. A child that is only forked does share it, until both are gone.
     """
 
     def __init__(self, fd: int) -> None:

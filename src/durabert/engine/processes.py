@@ -16,7 +16,7 @@ from typing import Final
 
 LARGEST_LOG_BYTES: Final = 10_000_000
 SHOWN_LINES: Final = 3
-SHOWN_CHARACTERS: Final = 600
+SHOWN_CHARACTERS: Final = 400
 TAIL_BYTES: Final = 8_192
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -96,7 +96,8 @@ def _readable(line: str) -> str:
         record = json.loads(line)
         return ": ".join(str(record[key]) for key in ("msg", "error") if key in record)
     except (ValueError, TypeError):
-        return " ".join(line.split())
+        # The server quotes SQL in its errors, line breaks and all.
+        return " ".join(line.replace("\\n", " ").replace("\\t", " ").split())
 
 
 def how_it_ended(returncode: int) -> str:

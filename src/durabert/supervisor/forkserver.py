@@ -66,6 +66,7 @@ class ForkServer:
             if self._requests in ready:
                 connected = self._accept()
         self._end_children()
+        self._leave()
 
     def _watch_children(self) -> None:
         self._waking.setblocking(False)
@@ -153,8 +154,8 @@ class ForkServer:
 
 def serve(requests: int, fresh_interpreter: bool) -> None:
     """Be the fork server of the worker at the other end of the socket ``requests``."""
-    # A service manager signals each process of a service. This one stays for as long as the worker needs to let
-    # the children finish. A child unblocks SIGTERM when it can heed it, so that none is lost.
+    # A service manager signals each process of a service. This one stays for as long as the worker lets its
+    # children finish. A child unblocks SIGTERM when it can heed it, so that none is lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Python counts the idle thread pools of numeric libraries, which mind forks by themselves.

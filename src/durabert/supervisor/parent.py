@@ -75,7 +75,6 @@ class _Watch:
         self._last_heard = self._loop.time()
         self._launched = _launched(job)
         self._timer = self._loop.call_later(START_LIMIT.total_seconds(), self._never_started)
-        self._loop.add_reader(self._launched.line, self._read_line)
         self._loop.add_reader(self._launched.status, self._read_status)
 
     def stop(self, grace: timedelta) -> None:
@@ -152,6 +151,8 @@ class _Watch:
 
     def _started(self, pid: int) -> None:
         self._pid = pid
+        # Not before: a listener that fails has the process killed, and for that it must have a name.
+        self._loop.add_reader(self._launched.line, self._read_line)
         if not self._stopping:
             self._timer.cancel()
             self._heard()
@@ -204,18 +205,29 @@ class _Watch:
         self._await_end()
 
     def _await_end(self) -> None:
-        if self._pid is not None and _is_running(self._pid):
-            self._loop.call_later(POLL.total_seconds(), self._await_end)
-        else:
+        hung_up = self._take_rest()
+        gone = hung_up if self._pid is None else not _is_running(self._pid)
+        if gone:
             self._finish()
+        else:
+            self._loop.call_later(POLL.total_seconds(), self._await_end)
 
     def _finish(self) -> None:
         self._timer.cancel()
         # The process is gone: all that it sent has arrived.
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        self._take_rest()
+        self.gone.set_result(None)
+
+    def _take_rest(self) -> bool:
+        """Take all that has arrived, and return whether nobody is left who could send more."""
+        try:
             while data := self._launched.line.recv(RECEIVE_BYTES):
                 self._take_all(data)
-        self.gone.set_result(None)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            pass
+        return True
 
 
 def _launched(job: Job) -> Launched:

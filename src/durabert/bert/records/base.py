@@ -49,7 +49,7 @@ class RecordSource(ABC):
 
     @abstractmethod
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Yield the records; sources that can do so leave out all but ``columns``.
+        """Yield the records, with all fields or only those of ``columns``.
 
         Raises:
             DataInvalid: a row cannot be read, or there is none.

@@ -42,13 +42,11 @@ class ColumnarFile(RecordSource):
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
         """Yield records of ``columns`` only."""
         number = 0
-        batches = self._batches(self.columns if columns is None else list(columns))
         try:
-            for batch in batches:
+            for batch in self._batches(self.columns if columns is None else list(columns)):
                 for offset in range(0, batch.num_rows, BATCH_ROWS):
-                    for number, fields in enumerate(
-                        batch.slice(offset, BATCH_ROWS).to_pylist(), start=number + 1
-                    ):
+                    for fields in batch.slice(offset, BATCH_ROWS).to_pylist():
+                        number += 1
                         yield Record(number, fields)
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(self._path, error) from None
@@ -84,11 +82,12 @@ class ArrowFile(ColumnarFile):
     kind = "Arrow"
 
     def _columns(self) -> list[str]:
-        with pa.OSFile(str(self._path)) as raw:
+        with pa.memory_map(str(self._path)) as raw:
             return list(self._reader(raw).schema.names)
 
     def _batches(self, columns: list[str]) -> Iterator[Any]:
-        with pa.OSFile(str(self._path)) as raw:
+        # Mapped: a writer may have put all rows into one batch, and a copy of it may not fit.
+        with pa.memory_map(str(self._path)) as raw:
             reader = self._reader(raw)
             if isinstance(reader, pa.RecordBatchFileReader):
                 batches = (reader.get_batch(index) for index in range(reader.num_record_batches))

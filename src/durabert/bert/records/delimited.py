@@ -32,24 +32,25 @@ class DelimitedFile(RecordSource):
         self._delimiter = delimiter
         self._quoted = quoted
         super().__init__(str(path), self._header(str(path)))
-        self._check_delimiter()
+        self._check_header()
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Yield records with all columns, whatever ``columns`` says: they were read anyway."""
-        names = self.columns
+        """Yield records of ``columns``."""
+        wanted = self.columns if columns is None else columns
+        places = [(name, self.columns.index(name)) for name in wanted]
         empty, quotes, rows = Tally(self.unit), Tally(self.unit), 0
         table = self._table(self.name)
         next(row for _, row in table if row)
         for number, row in table:
-            if len(row) != len(names):
+            if len(row) != len(self.columns):
                 if not row or not "".join(row).strip():
                     empty.add(number)
                     continue
                 raise self._wrong_width(number, row)
-            if not self._quoted and any(field[:1] == '"' for field in row):
+            if any(map(self._keeps_quote, row)):
                 quotes.add(number)
             rows += 1
-            yield Record(number, dict(zip(names, row, strict=True)))
+            yield Record(number, {name: row[place] for name, place in places})
         if not rows:
             raise self.no_rows()
         self.notices[:] = self._found(empty, quotes)
@@ -61,10 +62,18 @@ class DelimitedFile(RecordSource):
         if quotes.count:
             rows = counted(quotes.count, "row")
             notices.append(
-                f"{rows} with a field that begins with a quote character, which was kept {quotes}; "
+                f"{rows} with white space before a quote character, which was kept {quotes}; "
+                "a quote that encloses a field is its first character"
+                if self._quoted
+                else f"{rows} with a field that begins with a quote character, which was kept {quotes}; "
                 'if quotes enclose fields in this file, set quoting = "csv"'
             )
         return notices
+
+    def _keeps_quote(self, field: str) -> bool:
+        if self._quoted:
+            return field[:1] == " " and field.lstrip()[:1] == '"'
+        return field[:1] == '"'
 
     def _header(self, name: str) -> list[str]:
         for _, row in self._table(name):
@@ -72,7 +81,12 @@ class DelimitedFile(RecordSource):
                 return [column.strip() for column in row]
         raise DataInvalid(f"{name} is empty; a header line and at least one row were expected")
 
-    def _check_delimiter(self) -> None:
+    def _check_header(self) -> None:
+        if not self._quoted and all(column[:1] == column[-1:] == '"' for column in self.columns):
+            raise DataInvalid(
+                f"{self.name} has the header {', '.join(self.columns)}, with its quotes; "
+                'set quoting = "csv" if quotes enclose fields in this file'
+            )
         if len(self.columns) > 1:
             return
         for delimiter, word in DELIMITERS.items():
@@ -123,7 +137,7 @@ class DelimitedFile(RecordSource):
         if "expected after" in reason:
             opened = self._opening_line(start, line)
             return DataInvalid(
-                f"{name}: the quote opened at line {opened} is closed at line {line} in the middle of a field; "
+                f"{name}: the quote opened at line {opened} is closed at line {line} inside a field; "
                 "write a quote inside a quoted field twice, or set quoting = "
                 '"none" if quotes do not enclose fields in this file'
             )

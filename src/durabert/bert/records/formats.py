@@ -6,6 +6,7 @@ import codecs
 from pathlib import Path
 from typing import Final, Literal
 
+from durabert.bert.inspection import shortened
 from durabert.bert.records.base import RecordSource
 from durabert.bert.records.columnar import ARROW_MAGIC, ArrowFile, ParquetFile
 from durabert.bert.records.delimited import DelimitedFile
@@ -74,6 +75,21 @@ def open_records(
     return JsonFile(path, encoding=encoding)
 
 
+def local_path(name: str) -> Path:
+    """Return the path that a user wrote, with ``~`` expanded; it need not exist.
+
+    Raises:
+        DataNotFound: it cannot be a path, or cannot be looked at.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: the home directory of a user who does not exist.
+        raise DataNotFound(f"there is no file or directory {shortened(name)} ({_cause(error)})") from None
+    return path
+
+
 def format_of(path: Path) -> FileFormat:
     """Return the format that the suffix of ``path`` stands for.
 
@@ -89,9 +105,16 @@ def format_of(path: Path) -> FileFormat:
     return known
 
 
+def _cause(error: Exception) -> str:
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return cause.lower().rstrip(".")
+
+
 def _head(path: Path) -> bytes:
     if path.is_dir():
         raise DataInvalid(f"{path} is a directory, but a file was expected")
+    if path.exists() and not path.is_file():
+        raise DataInvalid(f"{path} is a pipe or a device, but a file was expected: it is read more than once")
     try:
         with path.open("rb") as file:
             head = file.read(4096)

@@ -32,10 +32,10 @@ class JsonLinesFile(RecordSource):
         super().__init__(self.name, columns)
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Yield records with all columns, whatever ``columns`` says: they were read anyway."""
+        """Yield records of ``columns``."""
         empty = Tally(self.unit)
         for number, fields in self._objects(empty):
-            yield Record(number, fields)
+            yield Record(number, _only(fields, columns))
         self.notices[:] = [f"{counted(empty.count, 'empty line')} skipped {empty}"] if empty.count else []
 
     def _objects(self, empty: Tally) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -66,9 +66,9 @@ class JsonFile(RecordSource):
         super().__init__(str(path), columns)
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Yield records with all columns, whatever ``columns`` says: they are in memory."""
+        """Yield records of ``columns``."""
         for number, row in enumerate(self._rows, start=1):
-            yield Record(number, row)
+            yield Record(number, _only(row, columns))
 
 
 def is_json_lines(path: Path, *, encoding: str) -> bool:
@@ -106,3 +106,7 @@ def _object(value: Any, place: str) -> dict[str, Any]:
         kind = KINDS.get(type(value), "null")
         raise DataInvalid(f"{place} is {kind}, but a JSON object was expected")
     return value
+
+
+def _only(fields: dict[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    return fields if columns is None else {name: fields[name] for name in columns if name in fields}

@@ -23,7 +23,8 @@ class TextLines:
             "".encode(self.encoding)
         except (LookupError, ValueError):
             raise SpecInvalid(
-                f"encoding is {self.encoding!r}, but should be the name of a text encoding such as 'utf-8' or 'latin-1'"
+                f"encoding is {self.encoding!r}, but should be the name of a text encoding "
+                "such as 'utf-8' or 'latin-1'"
             ) from None
 
     def __iter__(self) -> Iterator[str]:
@@ -40,6 +41,8 @@ class TextLines:
                 yield from self._checked(lines)
             except UnicodeDecodeError as error:
                 raise self._undecodable(error) from None
+            except UnicodeError as error:
+                raise DataInvalid(f"{self.path} cannot be read as {self.encoding} ({error})") from None
 
     def _checked(self, lines: io.TextIOWrapper) -> Iterator[str]:
         for number, line in enumerate(lines, start=1):

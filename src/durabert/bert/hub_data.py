@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ BATCH_ROWS: Final = 1024
 UNLABELLED: Final = -1
 """Class number that the hub gives to rows whose label is secret."""
 LONGEST_REASON: Final = 160
+SECONDS_TO_ANSWER: Final = 5.0
 
 
 class HubSplit(RecordSource):
@@ -67,40 +69,73 @@ def _load(hub_id: str) -> Any:
     from datasets.exceptions import DatasetsError
 
     attempts = _attempts(hub_id)
+    unreachable = _unreachable(attempts[0][0]) if attempts else "a part of the name is a directory here"
     reasons: list[str] = []
-    for arguments in attempts:
-        try:
-            return _quietly(lambda arguments=arguments: datasets.load_dataset(*arguments))
-        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-            # What hub, network and builders raise; the first reason is that of the id as it was written.
-            reasons.append(_reason(error))
+    with _without_progress_bars(), _cache_only() if unreachable else contextlib.nullcontext():
+        for arguments in attempts:
+            try:
+                return datasets.load_dataset(*arguments)
+            except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+                # What the hub, the network and the builders raise.
+                reasons.append(_reason(error))
+    why = unreachable or "; ".join(dict.fromkeys(reasons))
     raise DataNotFound(
-        f"{hub_id!r} is neither a file or directory here nor could it be had from the hub ({reasons[0]})"
+        f"{hub_id!r} is neither a file or directory here nor could it be had from the hub ({why})"
     )
 
 
-def _attempts(hub_id: str) -> list[tuple[str, ...]]:
-    parts = hub_id.split("/")
-    if len(parts) == 3:
-        attempts: list[tuple[str, ...]] = [("/".join(parts[:2]), parts[2])]
-    elif len(parts) == 2:
-        attempts = [(hub_id,), (parts[0], parts[1])]
-    else:
-        attempts = [(hub_id,)]
-    # The library prefers a directory here to the hub, and this id is no path.
-    return [arguments for arguments in attempts if not Path(arguments[0]).exists()] or attempts[:1]
+def _unreachable(repository: str) -> str | None:
+    """Return why the hub cannot be asked, None if it answers, whatever it says."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        # One question with a time limit: loading retries for most of a minute where no hub answers.
+        HfApi().dataset_info(repository, timeout=SECONDS_TO_ANSWER)
+    except HfHubHTTPError:
+        return None
+    except OfflineModeIsEnabled:
+        return "it is not in the cache, and the hub was not asked because HF_HUB_OFFLINE is set"
+    except Exception as error:  # what it raises without a network depends on its HTTP library
+        return f"the hub cannot be asked: {_reason(error)}"
+    return None
 
 
-def _quietly(load: Callable[[], Any]) -> Any:
+@contextlib.contextmanager
+def _cache_only() -> Iterator[None]:
+    import datasets.config
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextlib.contextmanager
+def _without_progress_bars() -> Iterator[None]:
     import datasets
 
     shown = datasets.utils.logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        return load()
+        yield
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+def _attempts(hub_id: str) -> list[tuple[str, ...]]:
+    parts = hub_id.split("/")
+    attempts: list[tuple[str, ...]] = [(hub_id,)]
+    if len(parts) == 2:
+        attempts.append((parts[0], parts[1]))
+    elif len(parts) == 3:
+        attempts = [("/".join(parts[:2]), parts[2])]
+    # The library prefers a directory here to the hub, and this id is no path.
+    return [arguments for arguments in attempts if not Path(arguments[0]).exists()]
 
 
 def _reason(error: Exception) -> str:

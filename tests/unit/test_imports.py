@@ -1,0 +1,54 @@
+"""Who may import whom, where import-linter cannot see it: lazy imports and third parties."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
+    blocked = f"import sys; sys.modules[{module!r}] = None\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "module", ["durabert", "durabert.api", "durabert.client", "durabert.cli.train", "durabert.cli.app"]
+)
+@pytest.mark.parametrize("absent", ["torch", "transformers", "pyarrow", "datasets", "sklearn", "numpy"])
+def test_a_client_needs_no_training_library(module, absent):
+    done = run_without(absent, f"import {module}")
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["durabert", "durabert.bert.loop", "durabert.bert.predict", "durabert.store", "durabert.activities.jobs"],
+)
+def test_the_model_side_and_the_store_need_no_temporal(module):
+    done = run_without("temporalio", f"import {module}")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_resolves():
+    done = subprocess.run(
+        [sys.executable, "-c", "import durabert\nfor name in durabert.__all__: getattr(durabert, name)"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_root_loads_neither_temporal_nor_torch():
+    code = "import sys, durabert; print({'torch', 'temporalio', 'pydantic'} & set(sys.modules))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.stdout.strip() == "set()"
