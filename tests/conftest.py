@@ -39,6 +39,14 @@ async def temporal(engine: Engine) -> TemporalClient:
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers that knows the words of ``tests.shell.write_reviews``."""
+    from tests.tiny import build_model
+
+    return build_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
 def sst2() -> Path:
     """The SST-2 directory beside the project, if it is there."""
     directory = Path(__file__).parents[2] / "shared" / "data" / "sst2"

@@ -29,6 +29,10 @@ HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
 """The SDK's default holds heartbeats, and with them a cancellation, back for 0.8 of the time-out."""
 
 
+STICKY_LIMIT: Final = timedelta(seconds=2)
+"""How long a decision waits for the worker that has the workflow in its cache, which may be dead."""
+
+
 class DurabertPlugin(SimplePlugin):
     """Adds durabert's workflows, activities and data converter to a client and a worker.
 
@@ -56,6 +60,7 @@ class DurabertPlugin(SimplePlugin):
         config = super().configure_worker(config)
         config["max_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
         config["default_heartbeat_throttle_interval"] = HEARTBEAT_THROTTLE
+        config["sticky_queue_schedule_to_start_timeout"] = STICKY_LIMIT
         if config.get("max_concurrent_activities") is None and config.get("tuner") is None:
             config["max_concurrent_activities"] = self._slots.num_slots
         return config

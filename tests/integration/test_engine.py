@@ -21,9 +21,12 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
+import durabert.engine.attach
 from durabert.engine import Engine, EngineInfo, Home, binary, home_directory, running, worker_process
 from durabert.engine.api import answers
+from durabert.engine.host import Host
 from durabert.engine.leases import is_held, try_lock
+from durabert.engine.settings import Settings
 from durabert.engine.worker_process import WorkerProcess
 from durabert.errors import DependencyMissing, EngineUnavailable
 
@@ -220,6 +223,33 @@ def test_whoever_comes_while_the_engine_leaves_gets_a_living_one(home):
         thread.join()
     assert failures == []
     eventually(lambda: not is_held(Home(home).host_lock))
+
+
+def test_a_host_withdraws_only_when_no_command_holds_a_lease(home):
+    place = Home(home)
+    place.info_file.touch()
+    host = Host(Settings(place, {}), try_lock(place.host_lock))
+    with try_lock(place.server_lease, shared=True):
+        assert not host._withdrawn()
+        assert place.info_file.exists()
+    assert host._withdrawn()
+    assert not place.info_file.exists()
+    host._lock.close()
+
+
+def test_a_command_holds_its_leases_before_it_looks_for_an_engine_and_not_after_a_failure(home, monkeypatch):
+    leases = [Home(home).server_lease, Home(home).worker_lease]
+    seen = []
+
+    def look(settings, on_starting):
+        seen.extend(is_held(lease, shared=True) for lease in leases)
+        raise EngineUnavailable("none")
+
+    monkeypatch.setattr(durabert.engine.attach, "join_or_start", look)
+    with pytest.raises(EngineUnavailable, match="none"):
+        attach(home, worker=["unused"])
+    assert seen == [True, True]
+    assert not any(is_held(lease, shared=True) for lease in leases)
 
 
 async def test_a_killed_host_takes_server_and_worker_along_and_no_workflow_is_lost(home):

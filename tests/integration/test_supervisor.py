@@ -169,6 +169,12 @@ async def test_the_traceback_of_a_bug_is_in_the_log_and_that_of_a_user_mistake_i
     assert mistake.read_text() == ""
 
 
+@LINUX_ONLY
+async def test_a_full_disk_under_the_log_does_not_hide_the_error():
+    with pytest.raises(errors.UnexpectedError, match="TypeError: unsupported operand"):
+        await run(job("fail", how="bug", log=Path("/dev/full")))
+
+
 async def test_a_function_that_is_missing_or_returns_no_json_is_a_bug():
     with pytest.raises(errors.UnexpectedError, match="no attribute 'missing'"):
         await run(job("missing"))
@@ -299,6 +305,11 @@ async def test_two_jobs_at_once_see_a_device_each(tmp_path, monkeypatch):
 async def test_processes_that_a_job_leaves_behind_end_with_it():
     result = await run(job("leave_process_behind"))
     assert_ends_within(1, *result["pids"])
+
+
+async def test_a_process_that_a_job_forks_ends_by_sigterm():
+    async with asyncio.timeout(10):
+        assert await run(job("terminate_fork")) == {"signal": signal.SIGTERM}
 
 
 async def test_fifty_jobs_leave_no_descriptor_and_no_process_behind():

@@ -61,9 +61,7 @@ def test_micro_batches_keep_the_order_and_are_never_empty():
 
 
 def test_a_batch_is_padded_to_a_multiple_of_eight_of_its_longest_row():
-    batch = collate(
-        make_tokens([3, 9, 1], types=True), np.array([1, 2]), pad_id=1, max_length=64, device=CPU
-    )
+    batch = collate(make_tokens([3, 9, 1], types=True), np.array([1, 2]), pad_id=1, max_length=64, device=CPU)
     ids = batch.inputs["input_ids"]
     assert ids.tolist() == [[6] * 9 + [1] * 7, [7] + [1] * 15]
     assert batch.inputs["attention_mask"].tolist() == [[1] * 9 + [0] * 7, [1] + [0] * 15]

@@ -10,10 +10,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durabert.bert.data import TextRow, TrainingData, load_training_data, read_texts
+from durabert.bert.holdout import held_out_by_class
 from durabert.errors import (
     ColumnMissing,
     DataInvalid,
@@ -114,15 +115,15 @@ def test_a_directory_without_a_train_file_lists_what_is_there(tmp_path):
 def test_files_that_are_named_take_the_place_of_the_sources_own(tmp_path):
     for name in ("train.csv", "other.csv", "extra.csv"):
         write_csv(tmp_path / name, FILMS if name == "train.csv" else FILMS[10:13])
-    (tmp_path / "validation.csv").write_text("not used")
-    (tmp_path / "test.csv").write_text("not used")
+    (tmp_path / "validation.csv").write_text("")
+    (tmp_path / "test.csv").write_text("")
 
     data = load(tmp_path, validation=str(tmp_path / "other.csv"), test=str(tmp_path / "extra.csv"))
 
     assert (len(data.validation), len(data.test)) == (3, 3)
     alone = load(tmp_path / "train.csv", validation=str(tmp_path / "other.csv"))
     assert (alone.name, len(alone.train), len(alone.validation), alone.test) == ("train.csv", 20, 3, None)
-    assert "no validation file" in refusal(DataNotFound, tmp_path, validation="gone.csv")
+    assert "no validation file" in refusal(DataNotFound, tmp_path / "train.csv", validation="gone.csv")
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
@@ -262,6 +263,18 @@ def test_a_directory_here_goes_before_the_hub(hub, tmp_path, monkeypatch):
     write_csv(tmp_path / "imdb" / "train.csv", FILMS)
 
     assert load("imdb").labels == ("bad", "good")
+
+
+def test_a_hub_id_never_reads_a_directory_that_is_a_part_of_it(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub["glue", "sst2"] = hub["org/name", "config"] = datasets.DatasetDict(
+        train=hub_split([0, 1], ["a", "b"])
+    )
+    (tmp_path / "glue").mkdir()
+    (tmp_path / "org" / "name").mkdir(parents=True)
+
+    refusal(DataNotFound, "glue/sst2")
+    assert "a part of the name is a directory here" in refusal(DataNotFound, "org/name/config")
 
 
 # What is read
@@ -505,14 +518,13 @@ def test_held_out_rows_are_stratified_and_chosen_by_seed(tmp_path):
     assert load(path, validation_fraction=0.2, split_seed=1).validation != data.validation
 
 
+@settings(deadline=None)
 @given(
     classes=st.lists(st.integers(0, 4), min_size=2, max_size=60),
     fraction=st.floats(0.01, 0.99),
     seed=st.integers(0, 100),
 )
 def test_holding_out_empties_no_class(classes, fraction, seed):
-    from durabert.bert.holdout import held_out_by_class
-
     chosen = held_out_by_class(classes, fraction, seed)
 
     kept = [number for index, number in enumerate(classes) if index not in set(chosen)]
@@ -520,6 +532,12 @@ def test_holding_out_empties_no_class(classes, fraction, seed):
     assert set(kept) == set(classes)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(most, max(1, round(len(classes) * fraction)))
+
+
+def test_shares_of_classes_are_as_exact_as_whole_rows_allow():
+    chosen = held_out_by_class([0] * 9 + [1] * 11, 0.25, seed=0)
+
+    assert (sum(index < 9 for index in chosen), len(chosen)) == (2, 5)
 
 
 def test_a_label_with_one_row_stays_in_train(tmp_path):
@@ -609,6 +627,7 @@ def test_any_change_of_the_rows_changes_the_digest(tmp_path):
     assert digest(FILMS) == base
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

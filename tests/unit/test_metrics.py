@@ -41,7 +41,9 @@ def test_multilabel_scores():
     assert metrics.values["accuracy"] == pytest.approx(2 / 3)
     assert metrics.values["f1_micro"] == pytest.approx(2 * 2 / (2 * 2 + 1))
     assert metrics.values["f1_macro"] == pytest.approx(0.5)
-    assert metrics.values["loss"] == pytest.approx((5 * math.log(1 + math.exp(-3)) + math.log(1 + math.exp(3))) / 6)
+    assert metrics.values["loss"] == pytest.approx(
+        (5 * math.log(1 + math.exp(-3)) + math.log(1 + math.exp(3))) / 6
+    )
     assert metrics.confusion is None
 
 
@@ -53,9 +55,8 @@ def test_regression_scores():
     assert metrics.values["pearson"] == pytest.approx(np.corrcoef([1, 2, 4], [1, 2, 3])[0, 1])
 
 
-@pytest.mark.parametrize("predicted", [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0 + 1e-12]])
-def test_a_constant_prediction_correlates_with_nothing(predicted):
-    logits = np.array(predicted, np.float32)[:, None]
+def test_a_constant_prediction_correlates_with_nothing():
+    logits = np.ones((3, 1), np.float32)
     values = evaluate("regression", logits, np.array([1.0, 2.0, 3.0]), ("v",)).values
     assert values["pearson"] == values["spearman"] == 0.0
 
@@ -82,9 +83,13 @@ def test_each_task_has_its_default_metric():
     assert [best_metric("auto", task) for task in TASKS] == ["accuracy", "accuracy", "f1_micro", "pearson"]
 
 
-@pytest.mark.parametrize(("metric", "task"), [("pearson", "binary"), ("mcc", "multilabel"), ("accuracy", "regression")])
+@pytest.mark.parametrize(
+    ("metric", "task"), [("pearson", "binary"), ("mcc", "multilabel"), ("accuracy", "regression")]
+)
 def test_a_metric_of_another_task_is_refused(metric, task):
-    with pytest.raises(SpecInvalid, match=f"best_metric is '{metric}', but should be one of .* for a {task} task"):
+    with pytest.raises(
+        SpecInvalid, match=f"best_metric is '{metric}', but should be one of .* for a {task} task"
+    ):
         best_metric(metric, task)
 
 
@@ -144,7 +149,9 @@ def test_the_regression_loss_is_the_mean_squared_error():
 
 def test_a_weight_for_an_unknown_label_is_refused():
     config = FineTuneConfig(class_weights={"goood": 2.0})
-    with pytest.raises(LabelsInvalid, match="weight for 'goood', which is no label of the data; they are 'bad', 'good'"):
+    with pytest.raises(
+        LabelsInvalid, match="weight for 'goood', which is no label of the data; they are 'bad', 'good'"
+    ):
         loss_of(config, "binary", ("bad", "good"), np.array([0, 1]))
 
 

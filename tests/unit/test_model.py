@@ -72,14 +72,18 @@ def test_a_hub_model_that_cannot_be_had_is_refused_soon_with_the_reason(monkeypa
         resolve_model("someone/some-bert")
     assert time.monotonic() - began < 10
     message = str(caught.value)
-    assert message.startswith("model 'someone/some-bert' is neither a known name ('minilm') nor a directory, and")
+    assert message.startswith(
+        "model 'someone/some-bert' is neither a known name ('minilm') nor a directory, and"
+    )
     assert "hub" in message
     assert "\n" not in message
 
 
 def test_pickle_weights_are_refused_with_the_way_out(copy):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(ModelInvalid, match=r"only pickle weights \(pytorch_model.bin\).*execute code.*save_pretr"):
+    with pytest.raises(
+        ModelInvalid, match=r"only pickle weights \(pytorch_model.bin\).*execute code.*save_pretr"
+    ):
         resolve_model(str(copy))
 
 
@@ -170,7 +174,9 @@ def test_a_model_knows_its_task_and_labels(bert):
 def test_half_precision_weights_are_loaded_as_fp32(bert, tmp_path):
     model = classify(bert).model.to(torch.bfloat16)
     model.save_pretrained(tmp_path / "half")
-    assert {parameter.dtype for parameter in classify(tmp_path / "half").model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in classify(tmp_path / "half").model.parameters()} == {
+        torch.float32
+    }
 
 
 def test_a_classifier_with_other_labels_gets_a_new_head(bert, tmp_path):

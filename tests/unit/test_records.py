@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durabert.bert.records import RecordSource, open_records
@@ -107,6 +107,14 @@ def test_every_format_can_be_read_again_and_by_column(tmp_path, writer, name):
     ]
 
 
+def test_a_batch_of_any_size_is_read_to_its_end(tmp_path):
+    table = pa.table({"text": [f"text {number}" for number in range(3000)]})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+
+    assert numbers(open_records(tmp_path / "a.arrow")) == list(range(1, 3001))
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "json", "parquet", "arrow"])
 def test_an_empty_file_is_refused(tmp_path, suffix):
     assert "is empty" in refusal(write(tmp_path / f"a.{suffix}", ""))
@@ -195,6 +203,8 @@ def test_a_byte_order_mark_is_dropped(tmp_path):
             "text",
             "label",
         ]
+    path = write(tmp_path / "le.csv", "\ufefftext\nfine\n", "utf-16-le")
+    assert rows(open_records(path, encoding="utf-16-le")) == [{"text": "fine"}]
     path = write(tmp_path / "a.jsonl", '{"text": "fine"}\n', "utf-8-sig")
     assert rows(open_records(path)) == [{"text": "fine"}]
 
@@ -395,6 +405,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, writer):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=8))
 def test_random_texts_survive_every_format(tmp_path_factory, table):
     directory = tmp_path_factory.mktemp("formats")

@@ -94,7 +94,7 @@ def fine_tune(
         assert state.best is not None
         job.model.load_state_dict(state.best.weights)
         test = _test(state, job, reporter)
-        reporter.phase("saving")
+        reporter.phase("saving", eta_seconds=0.0)
         card = _card(job, data, state, state.best, test)
         model_sha256 = write_model(output, job.model, job.tokenizer, card)
         return _result(card, state, meter, compute, model_sha256)

@@ -115,6 +115,7 @@ def train(
         data_fields=command.given(columns) | command.assigned(data_assignments, option="--data"),
         runs=[command.assigned(run.split(","), option="--run") for run in runs or []],
         in_order=in_order,
+        profile=profile,
     )
     raise typer.Exit(command.run(spec, follow=follow, profile=profile, as_json=json))
 

@@ -39,7 +39,14 @@ def run(*, profile: str | None) -> None:
 async def _run(reviews: Path, profile: str | None) -> int:
     out = console()
     spec = spec_from_options(
-        str(reviews), name=NAME, config=None, fields={}, data_fields={}, runs=list(RUNS), in_order=False
+        str(reviews),
+        name=NAME,
+        config=None,
+        fields={},
+        data_fields={},
+        runs=list(RUNS),
+        in_order=False,
+        profile=profile,
     )
     async with Client.connect(
         profile=profile, on_starting=lambda: say("Starting the embedded Temporal server and a worker ...")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from datetime import timedelta
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from durabert.cli.render import print_json, say
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
-from durabert.engine import Engine, home_directory, running
+from durabert.engine import EngineInfo, home_directory, running, serve
 from durabert.errors import DependencyMissing, EngineUnavailable
 
 
@@ -60,25 +59,20 @@ def up(*, port: int | None, ui_port: int | None) -> None:
 
 async def _stay_up(port: int | None, ui_port: int | None) -> None:
     home = home_directory()
-    engine = await asyncio.to_thread(
-        Engine.attach,
+
+    def announce(info: EngineInfo) -> None:
+        say(f"Engine up at {info.address}, home {home}")
+        say(f"Temporal Web: {info.ui}")
+        say("Ctrl-C stops it; runs that are not finished go on the next time.")
+
+    await serve(
         home,
-        worker=True,
         search_attributes=SEARCH_ATTRIBUTES,
         port=port,
         ui_port=ui_port,
         on_starting=lambda: say("Starting the embedded Temporal server ..."),
+        on_ready=announce,
     )
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        say(f"Engine up at {engine.info.address}, home {home}")
-        say(f"Temporal Web: {engine.info.ui}")
-        say("Ctrl-C stops it; runs that are not finished go on the next time.")
-        await stop.wait()
-    finally:
-        engine.close()
     say("Engine released; it stops as soon as no other command uses it.")
 
 

@@ -25,9 +25,7 @@ def run(name: str, *, save: Path | None, profile: str | None, as_json: bool) -> 
     elif report.same:
         typer.echo(f"{report.workflow_id}: {report.events} events replayed, every decision is the same.")
     else:
-        typer.echo(
-            f"{report.workflow_id}: {report.workflow_type} differs from its history: {report.difference}"
-        )
+        typer.echo(f"{report.workflow_id}: {report.workflow_type} differs: {report.difference}")
     return 0 if report.same else 1
 
 

@@ -46,6 +46,7 @@ def spec_from_options(
     data_fields: dict[str, Any],
     runs: list[dict[str, Any]],
     in_order: bool,
+    profile: str | None,
 ) -> ExperimentSpec:
     """Build an experiment from a TOML file, options, or both; options win.
 
@@ -61,9 +62,10 @@ def spec_from_options(
     document["data"] = source
     document["runs"] = [{**run, **fields} for run in runs or document.get("runs", [{}])]
     document |= given({"name": name, "in_order": in_order or None})
-    if "name" in document:
-        return experiment_from_toml(document)
-    return _named_by_content(experiment_from_toml({**document, "name": "unnamed"}))
+    spec = experiment_from_toml({"name": "unnamed", **document})
+    absolute = located(spec.data, here=explicit_profile(profile) is None)
+    spec = spec.model_copy(update={"data": absolute})
+    return spec if "name" in document else _named_by_content(spec)
 
 
 def run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
@@ -72,7 +74,6 @@ def run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: boo
 
 
 async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
-    spec = spec.model_copy(update={"data": located(spec.data, here=explicit_profile(profile) is None)})
     async with Client.connect(profile=profile, worker=follow, on_starting=_announce) as client:
         started = await client.start(spec)
         view = await client.status(spec.name)

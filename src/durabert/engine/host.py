@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -55,20 +56,21 @@ class Host:
         """
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._request_stop)
-        with self._lock:
+        # Unwound from the last to the first, whatever fails on the way: nobody comes while worker and server
+        # go, and no other host while they are there.
+        with contextlib.ExitStack() as ending:
+            ending.enter_context(self._lock)
+            ending.callback(logger.info, "engine ended")
             self._server = self._start_server(self._settings)
+            ending.callback(self._stop_server)
             self._worker = WorkerProcess(
                 self._home, self._settings.worker_command, address=self._server.address
             )
-            try:
-                self._publish()
-                on_ready()
-                self._serve()
-            finally:
-                self._home.info_file.unlink(missing_ok=True)
-                self._worker.stop()
-                self._server.stop()
-                logger.info("engine ended")
+            ending.callback(self._worker.stop)
+            ending.callback(self._home.info_file.unlink, missing_ok=True)
+            self._publish()
+            on_ready()
+            self._serve()
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop_requested = True
@@ -78,6 +80,10 @@ class Host:
         self._server_since = time.monotonic()
         logger.info("server %d started at %s, %s", server.process.pid, server.address, server.ui)
         return server
+
+    def _stop_server(self) -> None:
+        # The one that is there by then.
+        self._server.stop()
 
     def _publish(self) -> None:
         info = EngineInfo(

@@ -51,21 +51,36 @@ class Channel:
         """Note SIGTERM, and leave Ctrl-C, which reaches the whole terminal, to the parent."""
         signal.signal(signal.SIGTERM, self._note_stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        _release_sigterm()
 
     def follow_parent(self) -> None:
         """End this process when the parent is gone, whatever it does at that moment."""
-        # A process that this one forks has no part in the line.
-        os.register_at_fork(after_in_child=self._line.close)
+        os.register_at_fork(
+            before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=self._let_go_of_fork
+        )
         threading.Thread(target=self._wait_for_end_of_parent, name="lifeline", daemon=True).start()
 
     def _note_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop = True
 
+    def _let_go_of_fork(self) -> None:
+        # A process that the job forks has no part in the line, and ends by SIGTERM as others do.
+        self._line.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _release_sigterm()
+
     def _wait_for_end_of_parent(self) -> None:
         with contextlib.suppress(ConnectionError):
             self._line.recv(1)
         end_now()
+
+
+def _hold_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def end_now() -> NoReturn:
@@ -87,16 +102,22 @@ def live(line_fd: int, spec_fd: int) -> NoReturn:
         channel.send({"done": _function(spec["entry"])(spec["request"], channel)})
     except BaseException as error:
         # Whatever it is, it is the end of this process.
-        if not isinstance(error, DurabertError):
-            traceback.print_exc()
-        failure = classified(error)
-        stopped = channel.stop_requested()
-        channel.send({"failed": type(failure).__name__, "message": str(failure), "stopped": stopped})
+        _tell_failure(error, channel)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     # Neither the exit handlers of the fork server nor threads that a library left behind hold the process up.
     os._exit(0)
+
+
+def _tell_failure(error: BaseException, channel: Channel) -> None:
+    failure = classified(error)
+    stopped = channel.stop_requested()
+    channel.send({"failed": type(failure).__name__, "message": str(failure), "stopped": stopped})
+    if not isinstance(error, DurabertError):
+        # The disk that the log is on may be full, which may be what the error says.
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
 
 
 def read_spec(descriptor: int) -> dict[str, Any]:
