@@ -27,6 +27,11 @@ def _no_process_left():
     shut_down()
 
 
+@pytest.fixture(autouse=True)
+def _jobs_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+
+
 def job(function, *, device=None, log=None, **request):
     return Job(f"supervised_jobs:{function}", request, device=device, log=log)
 

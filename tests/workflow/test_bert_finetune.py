@@ -10,6 +10,7 @@ from temporalio.client import WorkflowFailureError
 from durabert.contract import FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
+from tests.real import until
 from tests.workflow.conftest import serving
 
 DATA = DataSpec(source="reviews.csv")
@@ -19,12 +20,6 @@ def experiment(name: str, *models: str, **fields) -> ExperimentSpec:
     return ExperimentSpec(
         name=name, data=DATA, runs=tuple(FineTuneConfig(model=model) for model in models), **fields
     )
-
-
-async def until(condition, *, seconds: float = 20):
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_every_run_of_an_experiment_is_trained(bench, unique):
@@ -96,7 +91,7 @@ async def test_runs_go_side_by_side(bench, unique):
     async def both():
         return bench.activities.running == 2
 
-    await until(both)
+    await until(both, seconds=20, what="both runs go")
     await bench.client.cancel(unique)
 
     assert bench.activities.most_running == 2
@@ -118,7 +113,7 @@ async def test_cancel_returns_when_the_activity_has_ended(bench, unique):
     async def running():
         return bench.activities.running == 1
 
-    await until(running)
+    await until(running, seconds=20, what="the run goes")
     view = await bench.client.cancel(unique)
 
     assert view.status == "cancelled"
@@ -132,7 +127,7 @@ async def test_one_run_can_be_cancelled_alone(bench, unique):
     async def both():
         return bench.activities.running == 2
 
-    await until(both)
+    await until(both, seconds=20, what="both runs go")
     view = await bench.client.cancel(f"{unique}.1")
 
     assert [run.status for run in view.runs] == ["cancelled", "running"]
@@ -148,7 +143,7 @@ async def test_a_run_that_waits_for_its_turn_can_be_cancelled(bench, unique):
     async def running():
         return bench.activities.running == 1
 
-    await until(running)
+    await until(running, seconds=20, what="the run goes")
     view = await bench.client.cancel(f"{unique}.2")
     await bench.client.cancel(unique)
 
@@ -198,7 +193,7 @@ async def test_progress_is_seen_while_a_run_goes_on(bench, unique):
         run = await bench.client.run_status(unique)
         return run.progress is not None and run.progress.step == 4
 
-    await until(reported)
+    await until(reported, seconds=20, what="progress is reported")
     run = await bench.client.run_status(unique)
     await bench.client.cancel(unique)
 

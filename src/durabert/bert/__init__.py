@@ -1,1 +1,9 @@
 """The model side: data, tokens, batches, training, prediction. It knows neither Temporal nor the store."""
+
+import os
+
+# OpenMP reads these when torch is imported. Threads that wait for each other spin for milliseconds by
+# default: with two trainings on one machine each takes the cores from the other, and both run ten times slower.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("KMP_BLOCKTIME", "1")
