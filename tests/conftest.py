@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # The hub cannot be asked from a test, and nothing of the developer's own set-up may leak in.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Threads that wait for each other cost more than they give on tiny models and two busy cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for variable in [name for name in os.environ if name.startswith(("TEMPORAL_", "DURABERT_"))]:
     del os.environ[variable]
 

@@ -96,9 +96,10 @@ def require_vocabulary(tokenizer: Any, model: Any) -> None:
         ModelInvalid: the tokenizer has more tokens than the model has embeddings.
     """
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= rows:
         raise ModelInvalid(
-            f"the tokenizer has {len(tokenizer)} tokens, but the model has embeddings for {rows}: "
+            f"the tokenizer numbers its tokens up to {highest}, but the model has embeddings for {rows}: "
             "they do not belong together"
         )
 

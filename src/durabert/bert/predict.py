@@ -214,11 +214,13 @@ class _FileJob:
         began = time.perf_counter()
         self.reporter.phase("predicting", steps=self.num_rows)
         for rows in _chunks(self.source, CHUNK_ROWS):
-            predicted = iter(self._predict([row for row in rows if _has_text(row, self.source)]))
+            whole = [row for row in rows if _has_text(row, self.source)]
+            predicted = iter(self._predict(whole))
             file.write(
                 [(row.row_id, next(predicted) if _has_text(row, self.source) else None) for row in rows]
             )
             self.done += len(rows)
+            self.skipped += len(rows) - len(whole)
             seconds = time.perf_counter() - began
             self.reporter.tick(
                 step=self.done,
