@@ -57,7 +57,9 @@ def build_tokenizer(
     tokens = list(specials.values())
     if specials is BERT_SPECIALS:
         letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")]
-        vocabulary = {token: number for number, token in enumerate(dict.fromkeys([*tokens, *WORDS, *letters]))}
+        vocabulary = {
+            token: number for number, token in enumerate(dict.fromkeys([*tokens, *WORDS, *letters]))
+        }
         backend = Tokenizer(models.WordPiece(vocabulary, unk_token=specials["unk"]))
         backend.normalizer = normalizers.BertNormalizer()
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

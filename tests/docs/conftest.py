@@ -52,8 +52,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(home, packages, engine.info.address)
 
 
-@pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    """An empty directory with the file that the pages train on."""
-    write_reviews(tmp_path / "reviews.csv", rows=80)
-    return tmp_path
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the file that the pages train on; a page may join what another one has trained."""
+    directory = tmp_path_factory.mktemp("scratch")
+    write_reviews(directory / "reviews.csv", rows=80)
+    return directory

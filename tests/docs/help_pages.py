@@ -11,7 +11,9 @@ from durabert.cli.app import app
 from tests.docs.blocks import ROOT
 
 PAGE = ROOT / "docs" / "cli.md"
-HELP_BLOCK = re.compile(r"(?P<fence>```text help=(?P<command>\S+)\n).*?(?P<end>^```$)", re.DOTALL | re.MULTILINE)
+HELP_BLOCK = re.compile(
+    r"(?P<fence>```text help=(?P<command>\S+)\n).*?(?P<end>^```$)", re.DOTALL | re.MULTILINE
+)
 
 
 def help_of(command: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from temporalio.envconfig import ClientConfig, ClientConfigProfile
+from temporalio.envconfig import ClientConfigProfile
 
 from durabert.specs import experiment_from_toml
 from tests.docs.blocks import Block, Command, commands_of, missing_line
@@ -148,7 +148,10 @@ def _load_toml(block: Block, directory: Path) -> None:
         assert block.options.get("file", "").endswith("temporal.toml"), block
         for name in document["profile"]:
             profile = ClientConfigProfile.load(
-                name, config_source=directory / block.options["file"], config_file_strict=True, disable_env=True
+                name,
+                config_source=directory / block.options["file"],
+                config_file_strict=True,
+                disable_env=True,
             )
             assert profile.address, f"{block}: {name}"
             _connectable(profile, directory)
@@ -178,6 +181,3 @@ def _connectable(profile: ClientConfigProfile, directory: Path) -> None:
 def variables_in(text: str) -> set[str]:
     """Return the environment variables that a page names."""
     return set(re.findall(r"\b(?:TEMPORAL|DURABERT)_[A-Z_]+[A-Z]\b", text))
-
-
-__all__ = ["ClientConfig", "NOT_RUN", "PICTURES", "Reader", "variables_in"]

@@ -17,7 +17,7 @@ from durabert.bert.data import load_training_data
 from durabert.bert.device import Compute, device_errors
 from durabert.bert.loop import Stopped, fine_tune
 from durabert.bert.progress import Reporter, TrainingMeter
-from durabert.bert.steps import EpochReport, StepReport, TrainState, train
+from durabert.bert.steps import EpochReport, TrainState, train
 from durabert.bert.weights import stored_sha256, weights_sha256
 from durabert.errors import (
     DeviceFault,
@@ -56,7 +56,7 @@ def tune(config, data, output, *, reports=None, should_stop=lambda: False):
         config,
         data,
         output=output,
-        report=(reports.append if reports is not None else lambda progress: None),
+        report=(reports.append if reports is not None else lambda _: None),
         should_stop=should_stop,
     )
 
@@ -64,7 +64,7 @@ def tune(config, data, output, *, reports=None, should_stop=lambda: False):
 def prepared(config, data):
     """A training before its first step."""
     compute = Compute.choose(device="cpu", precision=config.precision)
-    reporter = Reporter(lambda progress: None, lambda: False)
+    reporter = Reporter(lambda _: None, lambda: False)
     job = loop._prepare(config, data, compute, "accuracy", reporter)
     return TrainState.fresh(job.model, job.plan), job.plan
 
@@ -113,7 +113,8 @@ def test_a_state_cut_off_in_a_validation_validates_again(bert):
     next(events)
     middle = copy.deepcopy(state)
     assert middle.history == []
-    assert [event for event in train(middle, plan) if isinstance(event, EpochReport)][0].result.epoch == 1
+    first = next(event for event in train(middle, plan) if isinstance(event, EpochReport))
+    assert first.result.epoch == 1
 
 
 @pytest.mark.parametrize("weights", [None, "balanced"])
@@ -420,7 +421,7 @@ def test_training_prints_nothing(bert, tmp_path):
         "import sys; from pathlib import Path; from tests import tiny; from durabert.bert.loop import fine_tune;"
         "from durabert.specs import FineTuneConfig;"
         "fine_tune(FineTuneConfig(model=sys.argv[1], epochs=1, max_length=32), tiny.sentiment_data(16),"
-        "output=Path(sys.argv[2]), report=lambda progress: None, should_stop=lambda: False)"
+        "output=Path(sys.argv[2]), report=lambda _: None, should_stop=lambda: False)"
     )
     run = subprocess.run(
         [sys.executable, "-W", "always", "-c", code, str(bert), str(tmp_path / "out")],

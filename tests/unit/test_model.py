@@ -221,5 +221,7 @@ def test_the_digest_of_a_directory_is_that_of_its_tensors(bert):
 def test_a_tokenizer_with_too_many_tokens_is_refused(bert):
     tokenizer = load_tokenizer(bert)
     tokenizer.add_tokens(["unheard"])
-    with pytest.raises(ModelInvalid, match="numbers its tokens up to 76, but the model has embeddings for 76"):
+    with pytest.raises(
+        ModelInvalid, match="numbers its tokens up to 76, but the model has embeddings for 76"
+    ):
         require_vocabulary(tokenizer, classify(bert).model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ def test_the_warm_up_rises_from_the_first_step_to_the_peak(schedule):
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_the_rate_falls_and_the_last_step_still_learns(schedule):
     after = rates(schedule)[4:]
-    assert all(later < earlier for earlier, later in zip(after, after[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(after))
     assert 0 < after[-1] < 0.1
 
 

@@ -23,10 +23,16 @@ from tests import tiny
 def train_tiny(directory, data, **fields):
     model = tiny.build_model(directory / "base", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     config = FineTuneConfig(
-        model=str(model), epochs=5, batch_size=8, learning_rate=3e-3, max_length=32, precision="fp32", **fields
+        model=str(model),
+        epochs=5,
+        batch_size=8,
+        learning_rate=3e-3,
+        max_length=32,
+        precision="fp32",
+        **fields,
     )
     fine_tune(
-        config, data, output=directory / "model", report=lambda progress: None, should_stop=lambda: False
+        config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False
     )
     return directory / "model"
 
@@ -70,7 +76,7 @@ def from_file(predictor, source, output, *, reports=None, should_stop=lambda: Fa
         TextsSpec(path=str(source), **spec),
         Path(output),
         columns=predictor.facts.text_columns,
-        report=reports.append if reports is not None else lambda progress: None,
+        report=reports.append if reports is not None else lambda _: None,
         should_stop=should_stop,
     )
 
@@ -89,7 +95,10 @@ def read_rows(path):
 def test_predictions_are_in_the_order_of_the_texts(predictor):
     texts, labels = tiny.sentiments(40, seed=9).texts, tiny.sentiments(40, seed=9).labels
     predictions = predictor.predict(texts)
-    right = [prediction.label == ("bad", "good")[label] for prediction, label in zip(predictions, labels, strict=True)]
+    right = [
+        prediction.label == ("bad", "good")[label]
+        for prediction, label in zip(predictions, labels, strict=True)
+    ]
     assert sum(right) >= 36
     one_by_one = [predictor.predict([text])[0] for text in texts]
     for alone, together in zip(one_by_one, predictions, strict=True):
@@ -139,7 +148,9 @@ def test_a_regression_predicts_a_number(degree_predictor):
 
 
 def test_single_texts_do_not_fit_a_model_of_pairs(predictor, pair_predictor):
-    with pytest.raises(TextsInvalid, match=r"trained on pairs of texts \(text, text2\), but got single texts"):
+    with pytest.raises(
+        TextsInvalid, match=r"trained on pairs of texts \(text, text2\), but got single texts"
+    ):
         pair_predictor.predict(["good"])
     with pytest.raises(TextsInvalid, match=r"trained on single texts \(text\), but got pairs"):
         predictor.predict(["good"], ["bad"])
@@ -263,7 +274,9 @@ def test_files_of_several_labels_and_of_numbers(topic_predictor, degree_predicto
     assert parquet.read_table(tmp_path / "topics.parquet")["labels"].to_pylist() == [["good", "music"], []]
     done = from_file(degree_predictor, source, tmp_path / "degrees.jsonl")
     first = json.loads((tmp_path / "degrees.jsonl").read_text().splitlines()[0])
-    assert first["value"] == pytest.approx(degree_predictor.predict(["great music the film"])[0].value, abs=1e-5)
+    assert first["value"] == pytest.approx(
+        degree_predictor.predict(["great music the film"])[0].value, abs=1e-5
+    )
     assert done.label_counts == {}
 
 
@@ -327,7 +340,9 @@ def test_progress_counts_rows(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_module, "CHUNK_ROWS", 5)
     monkeypatch.setattr("durabert.bert.progress.INTERVAL", 0.0)
     reports = []
-    from_file(predictor, write_texts(tmp_path / "in.csv", ["good"] * 12), tmp_path / "out.csv", reports=reports)
+    from_file(
+        predictor, write_texts(tmp_path / "in.csv", ["good"] * 12), tmp_path / "out.csv", reports=reports
+    )
     predicting = [report for report in reports if report.phase == "predicting"]
     assert {report.steps for report in predicting} == {12}
     assert {5, 10, 12} <= {report.step for report in predicting}

@@ -15,7 +15,7 @@ from durabert.bert.data import TrainingData
 from durabert.bert.hub_models import is_hub_id
 from durabert.bert.metrics import Metrics
 from durabert.bert.quiet import quiet_libraries
-from durabert.bert.weights import stored_sha256, weights_sha256
+from durabert.bert.weights import WEIGHTS, stored_sha256, weights_sha256
 from durabert.errors import ModelInvalid, UnexpectedError
 from durabert.specs import EpochResult, FineTuneConfig, Task
 
@@ -117,6 +117,8 @@ def _save(directory: Path, model: Any, tokenizer: Any, *, max_length: int) -> No
     with quiet_libraries():
         model.save_pretrained(str(directory))
         tokenizer.save_pretrained(str(directory))
+    # safetensors makes files that nobody but their owner can read.
+    (directory / WEIGHTS).chmod((directory / "config.json").stat().st_mode)
 
 
 def _write_json(file: Path, document: Any) -> None:

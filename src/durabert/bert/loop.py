@@ -193,6 +193,7 @@ def _hold_to_deterministic_kernels(model: Any, compute: Compute) -> bool:
     # Some model types have operations without a deterministic kernel on some devices; a small
     # step tells, and training goes on without the promise rather than not at all.
     ids = torch.ones((2, 8), dtype=torch.int64, device=compute.device)
+    model.train()
     try:
         with compute.autocast():
             logits = model(input_ids=ids, attention_mask=ids).logits

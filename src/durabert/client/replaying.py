@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.json_format import ParseError
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
@@ -54,7 +55,7 @@ def read_history(path: Path) -> WorkflowHistory:
     """
     try:
         history = WorkflowHistory.from_json(path.stem, path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ParseError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise DataInvalid(f"{path} is not a workflow history in JSON: {reason}") from None
     if not history.events:
