@@ -10,13 +10,14 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
+from tests.real import WorkerProcess, alive, training
+
 from benchmarks.figures import summary
 from durabert.client import Client
 from durabert.connection import TaskQueues, connect, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import Engine
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig
-from tests.real import WorkerProcess, alive, training
 
 REPEATS = 5
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))

@@ -7,10 +7,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.shell import DURABERT
+
 from benchmarks.figures import summary
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import Engine
-from tests.shell import DURABERT
 
 
 def measure() -> dict[str, object]:

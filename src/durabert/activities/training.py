@@ -38,6 +38,7 @@ class TrainingActivities:
                         "staging": str(staging),
                         "attempt": activity.info().attempt,
                     },
-                    device=device,
+                    # Who names a GPU by number counts all that the worker has.
+                    device=None if ":" in request.config.device else device,
                 )
                 return FineTuneResult.model_validate(await run_child(job))
