@@ -28,8 +28,12 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         self.asked.append(path)
         parts = path.strip("/").split("/")
+        if parts[4:5] == ["tree"]:
+            return self.tree(self.repositories["/".join(parts[2:4])])
         if parts[:2] == ["api", "models"]:
             return self.information("/".join(parts[2:4]))
+        if parts[2:3] != ["resolve"]:
+            return self.answer(404, b"", {})
         owner, name, _, _, *file = parts
         return self.content(self.repositories[f"{owner}/{name}"] / "/".join(file))
 
@@ -43,6 +47,14 @@ class Hub(BaseHTTPRequestHandler):
         siblings = [{"rfilename": file} for file in files]
         document = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False}
         return self.answer(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+    def tree(self, directory):
+        entries = [
+            {"type": "file", "path": str(file.relative_to(directory)), "size": file.stat().st_size, "oid": "0" * 40}
+            for file in directory.rglob("*")
+            if file.is_file()
+        ]
+        return self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def content(self, file):
         if not file.is_file():
@@ -97,6 +109,7 @@ def test_only_files_that_cannot_execute_code_are_downloaded(hub, tmp_path):
     assert error == []
     names = {str(file.relative_to(found)) for file in Path(found).rglob("*") if file.is_file()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    print(Hub.asked)
     assert not [path for path in Hub.asked if path.endswith((".bin", ".py"))]
     again, error = resolve("tiny/whole", hub, tmp_path, offline="1")
     assert (again, error) == (found, [])

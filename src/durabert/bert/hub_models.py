@@ -12,8 +12,11 @@ from durabert.errors import ModelInvalid, ModelNotFound
 
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SECONDS_TO_ANSWER: Final = 5.0
-_FILES: Final = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""Weights that cannot execute code, configuration and vocabulary; never Python files."""
+_PATTERNS: Final[dict[str, list[str]]] = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.txt", "*.model"],
+    "ignore_patterns": ["*/*"],
+}
+"""Weights that cannot execute code, configuration and vocabulary at the top; never Python files."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -36,14 +39,12 @@ def download(name: str) -> Path:
         # One question with a time limit first: a download retries for minutes where no hub answers.
         info = HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
         _require_safetensors(name, [file.rfilename for file in info.siblings or ()])
-        found = snapshot_download(
-            name, revision=info.sha, allow_patterns=list(_FILES), ignore_patterns=["*/*"]
-        )
+        found = snapshot_download(name, **_PATTERNS)
     except ModelInvalid:
         raise
     except Exception as error:  # what it raises without a network depends on its HTTP library
         try:
-            found = snapshot_download(name, local_files_only=True)
+            found = snapshot_download(name, local_files_only=True, **_PATTERNS)
         except (OSError, ValueError):
             raise ModelNotFound(not_found(name, _reason(error))) from error
     return Path(found)

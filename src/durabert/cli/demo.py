@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import console, print_experiment, print_predictions, say
+from durabert.cli.render import print_experiment, print_predictions, put, say
 from durabert.cli.train import spec_from_options
 from durabert.client import Client
 from durabert.engine import home_directory
@@ -37,7 +37,6 @@ def run(*, profile: str | None) -> None:
 
 
 async def _run(reviews: Path, profile: str | None) -> int:
-    out = console()
     spec = spec_from_options(
         str(reviews),
         name=NAME,
@@ -65,9 +64,9 @@ async def _run(reviews: Path, profile: str | None) -> int:
             return exit_code(view)
         best = max(results, key=lambda result: result.metrics[result.metric])
         request = InferenceRequest(run=best.run, texts=SENTENCES)
-        out.print(f"\nPredictions of {best.run}:", highlight=False)
+        put(f"\nPredictions of {best.run}:")
         print_predictions(request, await client.predict(request))
-    out.print(_next_steps(best.run, best.directory, embedded=client.engine is not None), highlight=False)
+    put(_next_steps(best.run, best.directory, embedded=client.engine is not None))
     return 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import console, print_details, print_experiment, print_json, runs_table, say
+from durabert.cli.render import print_details, print_experiment, print_json, put, runs_table, say
 from durabert.client import Client
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def runs(*, profile: str | None, as_json: bool) -> None:
     if as_json:
         print_json(run.as_json() for run in found)
     elif found:
-        console().print(runs_table(found))
+        put(runs_table(found))
     else:
         say("There are no runs yet; start one: durabert train DATA, or durabert demo")
 

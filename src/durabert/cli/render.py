@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,17 @@ if TYPE_CHECKING:
     from durabert.specs import InferenceRequest, InferenceResult
 
 
-def console() -> Console:
-    """Return a console for results; what is piped into a file or a program is not folded at 80 columns."""
-    return Console() if sys.stdout.isatty() else Console(width=200)
+def put(result: Table | str, *, style: str | None = None) -> None:
+    """Print a result; into a file or a pipe unfolded, plain and without trailing blanks."""
+    folded = not isinstance(result, str)
+    # Texts and messages may hold brackets, which rich would take for its markup.
+    if sys.stdout.isatty():
+        Console(markup=False, highlight=False).print(result, style=style, soft_wrap=not folded)
+        return
+    plain = Console(markup=False, highlight=False, width=200, file=io.StringIO())
+    with plain.capture() as captured:
+        plain.print(result, soft_wrap=not folded)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def say(sentence: str) -> None:
@@ -36,8 +45,7 @@ def print_json(objects: Iterable[dict[str, Any]]) -> None:
 
 def print_experiment(view: ExperimentView) -> None:
     """Print a table of the runs, what failed and what was noticed."""
-    out = console()
-    out.print(runs_table(view.runs))
+    put(runs_table(view.runs))
     for run in view.runs:
         if run.error:
             say(
@@ -46,10 +54,10 @@ def print_experiment(view: ExperimentView) -> None:
                 else f"durabert: {run.error.message}"
             )
     for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
-        out.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
+        put(f"note: {notice}", style="yellow")
     for run in view.runs:
         if run.result:
-            out.print(f"{run.run}: {run.result.directory}", highlight=False, markup=False, soft_wrap=True)
+            put(f"{run.run}: {run.result.directory}")
 
 
 def runs_table(runs: Iterable[RunView]) -> Table:
@@ -93,7 +101,7 @@ def print_details(run: RunView) -> None:
     table.add_column(overflow="fold")
     for name, value in _facts(run):
         table.add_row(name, value)
-    console().print(table)
+    put(table)
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
@@ -137,16 +145,14 @@ def _numbers(metrics: dict[str, float]) -> str:
 
 def print_predictions(request: InferenceRequest, result: InferenceResult) -> None:
     """Print label and confidence of each text, or where the predictions of a file are."""
-    out = console()
     if request.input is not None:
         counts = ", ".join(f"{label} {count}" for label, count in result.label_counts.items())
-        out.print(
+        put(
             f"{result.rows} rows in {result.seconds:.1f} s ({result.texts_per_second:.0f} texts/s): {counts}",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+        )
         for notice in result.notices:
-            out.print(f"note: {notice}", style="yellow", highlight=False, markup=False)
-        out.print(f"{result.output}", highlight=False, markup=False, soft_wrap=True)
+            put(f"note: {notice}", style="yellow")
+        put(f"{result.output}")
         return
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("label")
@@ -155,7 +161,7 @@ def print_predictions(request: InferenceRequest, result: InferenceResult) -> Non
     for text, prediction in zip(request.texts, result.predictions, strict=True):
         shown = text if isinstance(text, str) else " | ".join(text)
         table.add_row(*_label_and_confidence(prediction), shown)
-    out.print(table)
+    put(table)
 
 
 def _label_and_confidence(prediction: Any) -> tuple[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+DEVICE_PATTERN: Final = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,2})?")
 RUN_SEPARATOR: Final = "."
 """Between an experiment's name and the name of one of its configurations: ``demo.small``."""
 
@@ -45,11 +46,14 @@ def checked_run(run: str) -> str:
     return run
 
 
-def _as_value_error(name: str) -> str:
+def _name_as_value_error(what: str) -> Callable[[str], str]:
     # pydantic collects ValueErrors only; parse() gives the sentence back its class.
-    if not NAME_PATTERN.fullmatch(name):
-        raise ValueError(str(NameInvalid(name, what="experiment")))
-    return name
+    def check(name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name):
+            raise ValueError(str(NameInvalid(name, what=what)))
+        return name
+
+    return check
 
 
 def _run_as_value_error(run: str) -> str:
@@ -59,8 +63,16 @@ def _run_as_value_error(run: str) -> str:
         raise ValueError(str(error)) from None
 
 
-Name = Annotated[str, AfterValidator(_as_value_error)]
+def _known_device(device: str) -> str:
+    if not DEVICE_PATTERN.fullmatch(device):
+        raise ValueError(f"device is {_shortened(device)}, but should be auto, cpu, mps, cuda or cuda:N")
+    return device
+
+
+Name = Annotated[str, AfterValidator(_name_as_value_error("experiment"))]
+ConfigurationName = Annotated[str, AfterValidator(_name_as_value_error("configuration"))]
 RunName = Annotated[str, AfterValidator(_run_as_value_error)]
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 class Wire(BaseModel):
@@ -89,40 +101,83 @@ class Wire(BaseModel):
 
 def spec_invalid(error: ValidationError) -> SpecInvalid:
     """Say in one sentence what the first problem of a validation error is."""
-    first = error.errors(include_url=False)[0]
-    more = error.error_count() - 1
-    tail = f" (and {more} more)" if more else ""
-    return SpecInvalid(_sentence(first, known=_known_fields(error.title)) + tail)
+    kind = next((found for found in _subclasses(Wire) if found.__name__ == error.title), None)
+    problems = _by_place(error, kind)
+    place, first = next(iter(problems.items()))
+    tail = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return SpecInvalid(_sentence(place or error.title, first, kind=kind) + tail)
 
 
-def _sentence(problem: ErrorDetails, *, known: list[str]) -> str:
-    field = ".".join(str(part) for part in problem["loc"])
-    value = _shortened(problem["input"])
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
-        return f"unknown field {field!r}{hint}"
-    if problem["type"] == "missing":
-        return f"field {field!r} is missing"
-    if problem["type"] == "value_error":
-        return problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "string_pattern_mismatch":
-        return f"{field} is {value}, but should match {problem['ctx']['pattern']}"
-    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
-    return f"{field} is {value}, but should be {expected}"
+def _by_place(error: ValidationError, kind: type[Wire] | None) -> dict[str, list[ErrorDetails]]:
+    problems: dict[str, list[ErrorDetails]] = {}
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in _fields_of(problem, kind))
+        # A list from which wrong items were dropped is too short, too.
+        if problem["type"] == "too_short" and any(other.startswith(f"{place}.") for other in problems):
+            continue
+        problems.setdefault(place, []).append(problem)
+    return problems
+
+
+def _fields_of(problem: ErrorDetails, kind: type[Wire] | None) -> list[str | int]:
+    """Return the place of a problem without what pydantic adds for the members of a union."""
+    if kind is None or problem["type"] == "extra_forbidden":
+        return list(problem["loc"])
+    fields: list[str | int] = []
+    for part in problem["loc"]:
+        if kind is not None and part in kind.model_fields:
+            kind = _wire_in(kind.model_fields[str(part)].annotation)
+        elif not isinstance(part, int):
+            break
+        fields.append(part)
+    return fields
+
+
+def _wire_in(annotation: Any) -> type[Wire] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Wire):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _wire_in(part))), None)
+
+
+def _sentence(place: str, problems: list[ErrorDetails], *, kind: type[Wire] | None) -> str:
+    first = problems[0]
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown(place, _known_fields(first["loc"], kind))
+        case "missing":
+            return f"field {place!r} is missing"
+        case "value_error":
+            return first["msg"].removeprefix("Value error, ")
+        case "json_invalid":
+            return f"{place} is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    expected = dict.fromkeys(_expected(problem) for problem in problems)
+    return f"{place} is {_shortened(first['input'])}, but should {' or '.join(expected)}"
+
+
+def _unknown(place: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(place.rpartition(".")[2], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"unknown field {place!r}; {hint}"
+
+
+def _expected(problem: ErrorDetails) -> str:
+    if problem["type"] in {"model_type", "dict_type"}:
+        return "be an object with named fields"
+    # "Input should be a valid number, unable to parse string as a number"
+    demand = re.sub(r"^\w+ should ", "", problem["msg"])
+    return demand.partition(", unable to parse")[0].partition(" after validation")[0]
+
+
+def _known_fields(place: Sequence[str | int], kind: type[Wire] | None) -> list[str]:
+    for part in place[:-1]:
+        if kind is not None and part in kind.model_fields:
+            kind = _wire_in(kind.model_fields[str(part)].annotation)
+    return sorted(kind.model_fields) if kind is not None else []
 
 
 def _shortened(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _known_fields(title: str) -> list[str]:
-    return sorted({name for kind in _subclasses(Wire) for name in kind.model_fields if _related(kind, title)})
-
-
-def _related(kind: type[Wire], title: str) -> bool:
-    return kind.__name__ == title or kind.__name__.endswith(("Config", "DataSpec"))
 
 
 def _subclasses(kind: type[Wire]) -> list[type[Wire]]:

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from durabert.specs.base import RunName, Wire
+from durabert.specs.base import Device, RunName, Wire
 from durabert.specs.data import TextsSpec
 
 MAX_INLINE_TEXTS = 1000
@@ -30,7 +30,7 @@ class InferenceRequest(Wire):
     """File for the predictions: ``.csv``, ``.jsonl`` or ``.parquet``; needed with ``input``."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Compute precision; ``auto`` is bf16 where the hardware has it, else fp32."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: Device = "auto"
     """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from durabert.specs.base import RUN_SEPARATOR, Name, RunName, Wire
+from durabert.specs.base import RUN_SEPARATOR, ConfigurationName, Device, Name, RunName, Wire
 from durabert.specs.data import DataSpec
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
@@ -30,7 +30,7 @@ MAX_RUNS = 200
 class FineTuneConfig(Wire):
     """One configuration: base model, optimization, limits. The defaults give a good model."""
 
-    name: Name | None = None
+    name: ConfigurationName | None = None
     """Name of the configuration inside its experiment; default: its number from 1."""
     model: str = Field(default="minilm", min_length=1)
     """``minilm`` (offline), a directory with safetensors weights, or a hub id such as ``roberta-base``."""
@@ -72,7 +72,7 @@ class FineTuneConfig(Wire):
     """Validate on a seeded sample of at most this many rows."""
     seed: int = Field(default=42, ge=0, le=2**32 - 1)
     """Seed of the new head, the order of the rows, and dropout."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: Device = "auto"
     """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
 
     @model_validator(mode="after")
