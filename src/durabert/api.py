@@ -44,8 +44,8 @@ def fine_tune(
     """
     checked_name(name)
     given = data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
-    source = located(given, here=explicit_profile(profile) is None)
-    spec = ExperimentSpec(name=name, data=source, runs=(FineTuneConfig.parse(config),))
+    spec = ExperimentSpec(name=name, data=given, runs=(FineTuneConfig.parse(config),))
+    spec = located(spec, here=explicit_profile(profile) is None)
     return _blocking(_fine_tune(spec, profile))
 
 

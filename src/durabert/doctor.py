@@ -14,6 +14,7 @@ from temporalio.api.workflowservice.v1 import GetSystemInfoRequest
 
 from durabert.activities.devices import cuda_devices
 from durabert.client import Client
+from durabert.client.namespace import num_pollers
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.engine import home_directory, running
 from durabert.errors import DurabertError
@@ -134,12 +135,11 @@ async def _server(client: TemporalClient, where: str) -> Check:
 
 async def _queues(client: TemporalClient) -> list[Check]:
     queues = TaskQueues.from_environment()
-    durabert = Client(client, queues=queues)
-    return [await _queue(durabert, queue) for queue in dict.fromkeys([queues.train, queues.inference])]
+    return [await _queue(client, queue) for queue in dict.fromkeys([queues.train, queues.inference])]
 
 
-async def _queue(client: Client, queue: str) -> Check:
-    pollers = await client.num_pollers(queue)
+async def _queue(client: TemporalClient, queue: str) -> Check:
+    pollers = await num_pollers(client, queue)
     if pollers:
         return Check(subject=f"queue {queue}", state="ok", finding=f"{pollers} workers")
     return Check(

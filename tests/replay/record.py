@@ -45,9 +45,9 @@ async def _courses(client: Client) -> None:
     await _ended(client, "retried", "flaky")
     await _cancelled(client, "cancelled", "cancelled", "endless")
     await _cancelled(client, "one-cancelled", "one-cancelled.1", "endless", "minilm")
-    handle = await client.start_prediction(InferenceRequest(run="one-run", texts=("good", "bad")))
-    await client.prediction_result(handle)
-    _keep("prediction", await handle.fetch_history())
+    prediction = await client.start_prediction(InferenceRequest(run="one-run", texts=("good", "bad")))
+    await prediction.result()
+    _keep("prediction", await prediction.handle.fetch_history())
 
 
 async def _start(client: Client, name: str, *models: str, in_order: bool = False) -> None:

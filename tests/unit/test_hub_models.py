@@ -11,18 +11,25 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests import tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-RESOLVE = "from durabert.bert.model import resolve_model; import sys; print(resolve_model(sys.argv[1]))"
+RESOLVE = """
+import sys
+from durabert.bert import hub_models
+from durabert.bert.model import resolve_model
+hub_models._SECONDS_TO_ANSWER = 1.0
+print(resolve_model(sys.argv[1]))
+"""
 
 
 class Hub(BaseHTTPRequestHandler):
-    repositories: dict[str, Path] = {}
-    asked: list[str] = []
+    repositories: ClassVar[dict[str, Path]] = {}
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self):
         path = self.path.split("?")[0]
@@ -43,16 +50,17 @@ class Hub(BaseHTTPRequestHandler):
         directory = self.repositories.get(name)
         if directory is None:
             return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        files = [str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()]
-        siblings = [{"rfilename": file} for file in files]
+        siblings = [{"rfilename": file} for file in self.files(directory)]
         document = {"id": name, "sha": COMMIT, "siblings": siblings, "private": False}
         return self.answer(200, json.dumps(document).encode(), {"Content-Type": "application/json"})
 
+    def files(self, directory):
+        return [str(file.relative_to(directory)) for file in directory.rglob("*") if file.is_file()]
+
     def tree(self, directory):
         entries = [
-            {"type": "file", "path": str(file.relative_to(directory)), "size": file.stat().st_size, "oid": "0" * 40}
-            for file in directory.rglob("*")
-            if file.is_file()
+            {"type": "file", "path": name, "size": (directory / name).stat().st_size, "oid": "0" * 40}
+            for name in self.files(directory)
         ]
         return self.answer(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
@@ -84,7 +92,7 @@ def hub(tmp_path_factory):
     (whole / "onnx" / "config.json").write_text("{}")
     pickled = tiny.build_model(root / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    Hub.repositories = {"tiny/whole": whole, "tiny/pickled": pickled}
+    Hub.repositories.update({"tiny/whole": whole, "tiny/pickled": pickled})
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -109,7 +117,6 @@ def test_only_files_that_cannot_execute_code_are_downloaded(hub, tmp_path):
     assert error == []
     names = {str(file.relative_to(found)) for file in Path(found).rglob("*") if file.is_file()}
     assert names == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    print(Hub.asked)
     assert not [path for path in Hub.asked if path.endswith((".bin", ".py"))]
     again, error = resolve("tiny/whole", hub, tmp_path, offline="1")
     assert (again, error) == (found, [])

@@ -31,9 +31,7 @@ def train_tiny(directory, data, **fields):
         precision="fp32",
         **fields,
     )
-    fine_tune(
-        config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False
-    )
+    fine_tune(config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False)
     return directory / "model"
 
 

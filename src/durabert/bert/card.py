@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from durabert.bert.atomic import appearing
 from durabert.bert.data import TrainingData
 from durabert.bert.hub_models import is_hub_id
@@ -192,6 +194,8 @@ def _training_rows(card: ModelCard) -> list[tuple[str, str]]:
         *((name, str(value)) for name, value in config.items()),
         ("best epoch", f"{card.best_epoch} of {len(card.history)}, by {card.metric}"),
         ("device", card.device),
+        # Sums are split among threads: another number of them rounds differently.
+        ("CPU threads", str(torch.get_num_threads())),
         ("precision", card.precision),
         ("deterministic kernels", "yes" if card.deterministic else "no"),
     ]

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from durabert.cli.render import say
 from durabert.errors import DurabertError, UserError
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from durabert.client import Client, ExperimentView, RunView
+    from durabert.client.predictions import RunningPrediction
+    from durabert.specs import InferenceResult
 
 SECOND_CHANCE: Final = timedelta(seconds=3)
 """How long a second Ctrl-C is waited for after the first."""
+
+SHOW_INTERVAL: Final = timedelta(seconds=0.5)
+"""How often the progress of a prediction is asked for."""
 
 LOST_AFTER_SECONDS: Final = 5.0
 """A heartbeat older than this is worth telling: they come every second."""
@@ -40,6 +45,25 @@ async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
         watching.cancel()
         await asyncio.wait({watching})
         await _detach(client, name, interrupts)
+        return None
+
+
+async def follow_prediction(prediction: RunningPrediction) -> InferenceResult | None:
+    """Show progress until a prediction has ended; Ctrl-C cancels it and gives None."""
+    with _interrupts() as interrupts:
+        ending = asyncio.create_task(prediction.result())
+        showing = asyncio.create_task(_show_prediction(prediction))
+        interrupted = asyncio.create_task(interrupts.get())
+        await asyncio.wait({ending, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        showing.cancel()
+        interrupted.cancel()
+        await asyncio.wait({showing})
+        if ending.done():
+            return ending.result()
+        ending.cancel()
+        say("Cancelling the prediction ...")
+        await prediction.cancel()
+        say("The prediction is cancelled; nothing was written.")
         return None
 
 
@@ -72,6 +96,23 @@ async def _watch(client: Client, name: str) -> ExperimentView:
         board.close()
     assert view is not None
     return view
+
+
+async def _show_prediction(prediction: RunningPrediction) -> None:
+    columns = (
+        TextColumn("predicting"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f} of {task.total:.0f} rows  {task.fields[rate]:.0f} texts/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("predicting", total=0, rate=0.0, visible=False)
+        while True:
+            progress = await prediction.progress()
+            if progress is not None and progress.phase == "predicting":
+                rate = progress.examples_per_second or 0.0
+                bar.update(task, completed=progress.step, total=progress.steps, rate=rate, visible=True)
+            await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 
 async def _detach(client: Client, name: str, interrupts: asyncio.Queue[None]) -> None:

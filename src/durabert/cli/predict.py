@@ -6,9 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from durabert.cli.follow import follow_prediction
 from durabert.cli.render import print_json, print_predictions, say
 from durabert.client import Client
-from durabert.errors import DataNotFound, TextsInvalid
+from durabert.client.locating import located_request
+from durabert.connection import explicit_profile
+from durabert.errors import SpecInvalid, TextsInvalid
 from durabert.specs import InferenceRequest, InferenceResult
 
 
@@ -22,30 +25,45 @@ def request_from_options(
     columns: dict[str, str | None],
     precision: str,
     device: str,
+    profile: str | None,
 ) -> InferenceRequest:
     """Build a request from options.
 
     Raises:
-        UserError: neither texts nor a file, both, or a file that is not there.
+        UserError: neither texts nor a file, both, a text that is empty, or a file that is not there.
     """
     fields: dict[str, Any] = {"run": run, "precision": precision, "device": device}
-    if pairs and len(pairs) != len(texts or []):
-        raise TextsInvalid(f"{len(texts or [])} texts and {len(pairs)} pairs; each text needs one --pair")
+    given = {name: value for name, value in columns.items() if value is not None}
     if texts:
-        fields["texts"] = list(zip(texts, pairs, strict=True)) if pairs else texts
+        fields["texts"] = _inline(texts, pairs or [])
+    elif pairs:
+        raise TextsInvalid(f"{len(pairs)} --pair and no texts; give a text for each")
     if input_file is not None:
-        if not input_file.expanduser().exists():
-            raise DataNotFound(f"there is no file {str(input_file)!r} to predict for")
-        given = {name: value for name, value in columns.items() if value is not None}
-        fields["input"] = {"path": str(input_file.expanduser().resolve()), **given}
+        fields["input"] = {"path": str(input_file), **given}
+    elif given:
+        name = next(iter(given))
+        raise SpecInvalid(f"{name} is {given[name]!r}, but only an --input file has columns")
     if output is not None:
-        fields["output"] = str(output.expanduser().resolve())
-    return InferenceRequest.parse(fields)
+        fields["output"] = str(output)
+    return located_request(InferenceRequest.parse(fields), here=explicit_profile(profile) is None)
 
 
-def run(request: InferenceRequest, *, profile: str | None, as_json: bool) -> None:
-    """Predict and print."""
+def _inline(texts: list[str], pairs: list[str]) -> list[str] | list[tuple[str, str]]:
+    for number, text in enumerate([*texts, *pairs], start=1):
+        if not text.strip():
+            raise TextsInvalid(f"text {number} is {text!r}, but should have at least one word")
+    if not pairs:
+        return texts
+    if len(pairs) != len(texts):
+        raise TextsInvalid(f"{len(texts)} texts and {len(pairs)} pairs; each text needs one --pair")
+    return list(zip(texts, pairs, strict=True))
+
+
+def run(request: InferenceRequest, *, profile: str | None, as_json: bool) -> int:
+    """Predict, print, and return the exit code."""
     result = asyncio.run(_run(request, profile))
+    if result is None:
+        return 130
     if not as_json:
         print_predictions(request, result)
     elif request.input is not None:
@@ -55,10 +73,11 @@ def run(request: InferenceRequest, *, profile: str | None, as_json: bool) -> Non
             {"text": text, **prediction.model_dump(exclude_none=True)}
             for text, prediction in zip(request.texts, result.predictions, strict=True)
         )
+    return 0
 
 
-async def _run(request: InferenceRequest, profile: str | None) -> InferenceResult:
+async def _run(request: InferenceRequest, profile: str | None) -> InferenceResult | None:
     async with Client.connect(
         profile=profile, on_starting=lambda: say("Starting the embedded Temporal server ...")
     ) as client:
-        return await client.predict(request)
+        return await follow_prediction(await client.start_prediction(request))

@@ -54,17 +54,13 @@ def spec_from_options(
         SpecInvalid: a field is unknown or out of range, or there is no data.
     """
     document = _toml(config) if config else {}
-    source = document.get("data", {})
-    source = {"source": source} if isinstance(source, str) else dict(source)
-    source |= data_fields | given({"source": data})
-    if not source.get("source"):
+    if not (data or document.get("data") or data_fields.get("source")):
         raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
-    document["data"] = source
-    document["runs"] = [{**run, **fields} for run in runs or document.get("runs", [{}])]
-    document |= given({"name": name, "in_order": in_order or None})
-    spec = experiment_from_toml({"name": "unnamed", **document})
-    absolute = located(spec.data, here=explicit_profile(profile) is None)
-    spec = spec.model_copy(update={"data": absolute})
+    document |= given({"name": name, "in_order": in_order or None, "runs": runs or None})
+    spec = experiment_from_toml(
+        {"name": "unnamed", **document}, data=data_fields | given({"source": data}), config=fields
+    )
+    spec = located(spec, here=explicit_profile(profile) is None)
     return spec if "name" in document else _named_by_content(spec)
 
 

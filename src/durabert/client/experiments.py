@@ -3,53 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import (
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowHistory,
     WorkflowUpdateFailedError,
 )
-from temporalio.common import (
-    SearchAttributePair,
-    TypedSearchAttributes,
-    WorkflowIDConflictPolicy,
-    WorkflowIDReusePolicy,
-)
-from temporalio.exceptions import ApplicationError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from durabert.client.failures import restored, server_answers
+from durabert.client.namespace import register_search_attributes, search_attributes
+from durabert.client.predictions import RunningPrediction, start_prediction
 from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
+from durabert.client.wording import details, difference, summary
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
-from durabert.contract import (
-    FINE_TUNING_WORKFLOW,
-    SEARCH_ATTRIBUTES,
-    SPEC_DIGEST_MEMO,
-)
+from durabert.contract import FINE_TUNING_WORKFLOW, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO
 from durabert.engine import Engine, home_directory
-from durabert.errors import (
-    DurabertError,
-    EngineUnavailable,
-    NameInUse,
-    RunCancelled,
-    RunNotFound,
-    RunNotUsable,
-)
+from durabert.errors import NameInUse, RunNotFound, RunNotUsable
 from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, checked_run
 from durabert.specs.base import RUN_SEPARATOR
-from durabert.workflows import BertFineTuningWorkflow, BertInferenceWorkflow, visibility
+from durabert.workflows import BertFineTuningWorkflow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from temporalio.client import Client as TemporalClient
@@ -90,7 +73,7 @@ class Client:
         home: Path | None = None,
         worker: bool = True,
         queues: TaskQueues | None = None,
-        on_starting: Any = None,
+        on_starting: Callable[[], None] | None = None,
     ) -> AsyncIterator[Client]:
         """Connect to the server of a profile, else to this home's embedded engine, starting it if needed.
 
@@ -106,7 +89,8 @@ class Client:
         """
         chosen = explicit_profile(profile)
         if chosen is not None:
-            yield cls(await connect(chosen), queues=queues)
+            with server_answers():
+                yield cls(await connect(chosen), queues=queues)
             return
         engine = await asyncio.to_thread(
             Engine.attach,
@@ -116,7 +100,8 @@ class Client:
             on_starting=on_starting,
         )
         try:
-            yield cls(await connect(plain_profile(engine.info.address)), queues=queues, engine=engine)
+            with server_answers():
+                yield cls(await connect(plain_profile(engine.info.address)), queues=queues, engine=engine)
         finally:
             engine.close()
 
@@ -136,9 +121,9 @@ class Client:
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
                 id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
                 memo={SPEC_DIGEST_MEMO: digest},
-                search_attributes=await self._search_attributes(spec),
-                static_summary=_summary(spec),
-                static_details=_details(spec),
+                search_attributes=search_attributes(spec) if await self._is_searchable() else None,
+                static_summary=summary(spec),
+                static_details=details(spec),
             )
         except WorkflowAlreadyStartedError:
             await self._require_same(spec, digest)
@@ -181,9 +166,15 @@ class Client:
             if view.ended is not None:
                 return
             await asyncio.sleep(POLL_INTERVAL.total_seconds())
-            description = await handle.describe()
-            if description.history_length != len(history.events):
-                history = await handle.fetch_history()
+            try:
+                description = await handle.describe()
+                if description.history_length != len(history.events):
+                    history = await handle.fetch_history()
+            except RPCError:
+                if self.engine is None:
+                    raise
+                # The engine's host was killed; started again, it has its runs on disk.
+                await asyncio.to_thread(self.engine.revive)
 
     async def wait(self, name: str) -> ExperimentView:
         """Wait until an experiment has ended and return its final state, whatever it is."""
@@ -222,7 +213,7 @@ class Client:
         try:
             await handle.execute_update(BertFineTuningWorkflow.cancel_run, name)
         except WorkflowUpdateFailedError as error:
-            raise _restored(error.cause) from None
+            raise restored(error.cause) from None
         return await self.status(view.name)
 
     async def predict(self, request: InferenceRequest) -> InferenceResult:
@@ -232,31 +223,17 @@ class Client:
             RunNotFound: there is no such run.
             RunNotUsable: it has no model.
         """
-        handle = await self.start_prediction(request)
-        return await self.prediction_result(handle)
+        return await (await self.start_prediction(request)).result()
 
-    async def start_prediction(
-        self, request: InferenceRequest
-    ) -> WorkflowHandle[BertInferenceWorkflow, InferenceResult]:
-        """Start a prediction and return its workflow."""
+    async def start_prediction(self, request: InferenceRequest) -> RunningPrediction:
+        """Start a prediction that may take long, and return what follows it.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+        """
         await self._require_model(request.run)
-        what = f"{len(request.texts)} texts" if request.input is None else request.input.path
-        return await self.temporal.start_workflow(
-            BertInferenceWorkflow.run,
-            request,
-            id=f"predict:{request.run}:{uuid.uuid4().hex[:8]}",
-            task_queue=self.queues.inference,
-            static_summary=f"predict {what} with {request.run}",
-        )
-
-    async def prediction_result(
-        self, handle: WorkflowHandle[BertInferenceWorkflow, InferenceResult]
-    ) -> InferenceResult:
-        """Wait for a prediction."""
-        try:
-            return await handle.result()
-        except WorkflowFailureError as error:
-            raise _restored(error.cause) from None
+        return await start_prediction(self.temporal, request, queue=self.queues.inference)
 
     async def history(self, name: str) -> WorkflowHistory:
         """Return the recorded history of an experiment or a prediction.
@@ -267,18 +244,13 @@ class Client:
         try:
             return await self.temporal.get_workflow_handle(name).fetch_history()
         except RPCError as error:
-            raise _not_found(error, name) from None
+            if error.status is RPCStatusCode.NOT_FOUND:
+                raise RunNotFound(name) from None
+            raise
 
-    async def num_pollers(self, queue: str) -> int:
-        """Return how many workers have asked the queue for activities in the last minutes."""
-        answer = await self.temporal.workflow_service.describe_task_queue(
-            DescribeTaskQueueRequest(
-                namespace=self.temporal.namespace,
-                task_queue=TaskQueue(name=queue),
-                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
-            )
-        )
-        return len(answer.pollers)
+    async def _is_searchable(self) -> bool:
+        # The embedded engine registers the attributes itself when it starts.
+        return self.engine is not None or await register_search_attributes(self.temporal)
 
     async def _experiment(self, name: str) -> tuple[WorkflowHandle[Any, Any], Any]:
         checked_run(name)
@@ -288,7 +260,7 @@ class Client:
                 description = await handle.describe()
             except RPCError as error:
                 if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise EngineUnavailable(f"the Temporal server did not answer: {error.message}") from None
+                    raise
                 continue
             if is_experiment(description):
                 return handle, description
@@ -303,7 +275,7 @@ class Client:
             return
         other = spec_of(await handle.fetch_history())
         if other != spec:
-            raise NameInUse(spec.name, difference=_difference(other, spec))
+            raise NameInUse(spec.name, difference=difference(other, spec))
 
     async def _require_model(self, run: str) -> None:
         try:
@@ -318,79 +290,3 @@ class Client:
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
         if view.status != "completed":
             raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
-
-    async def _search_attributes(self, spec: ExperimentSpec) -> TypedSearchAttributes | None:
-        if not await self._namespace_has_search_attributes():
-            return None
-        return TypedSearchAttributes(
-            [
-                SearchAttributePair(visibility.EXPERIMENT, spec.name),
-                SearchAttributePair(visibility.MODEL, sorted({config.model for config in spec.runs})),
-                SearchAttributePair(visibility.DATASET, spec.data.source),
-                SearchAttributePair(visibility.STATUS, "running"),
-            ]
-        )
-
-    async def _namespace_has_search_attributes(self) -> bool:
-        """Register what is missing where the server lets us; a namespace without them works, too."""
-        if self.engine is not None:
-            return True
-        operator, namespace = self.temporal.operator_service, self.temporal.namespace
-        try:
-            known = await operator.list_search_attributes(ListSearchAttributesRequest(namespace=namespace))
-            missing = SEARCH_ATTRIBUTES.keys() - known.custom_attributes.keys()
-            if missing:
-                await operator.add_search_attributes(
-                    AddSearchAttributesRequest(
-                        namespace=namespace,
-                        search_attributes={name: _indexed(SEARCH_ATTRIBUTES[name]) for name in missing},
-                    )
-                )
-        except RPCError:
-            return False
-        return True
-
-
-def _indexed(kind: str) -> IndexedValueType.ValueType:
-    names = {"Keyword": "KEYWORD", "KeywordList": "KEYWORD_LIST", "Double": "DOUBLE"}
-    return IndexedValueType.Value(f"INDEXED_VALUE_TYPE_{names[kind]}")
-
-
-def _summary(spec: ExperimentSpec) -> str:
-    models = ", ".join(sorted({config.model for config in spec.runs}))
-    return f"Fine-tune {models} on {spec.data.source}: {len(spec.runs)} runs"[:200]
-
-
-def _details(spec: ExperimentSpec) -> str:
-    rows = [
-        f"| {run} | {config.model} | {config.epochs} | {config.batch_size} | {config.learning_rate:g} |"
-        for run, config in zip(spec.run_names(), spec.runs, strict=True)
-    ]
-    head = ["| run | model | epochs | batch size | learning rate |", "|---|---|---|---|---|"]
-    return "\n".join([f"Data: `{spec.data.source}`", "", *head, *rows[:50]])
-
-
-def _difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
-    if len(theirs.runs) != len(ours.runs):
-        return f"it has {len(theirs.runs)} runs, not {len(ours.runs)}"
-    pairs = [(theirs.data, ours.data), *zip(theirs.runs, ours.runs, strict=True), (theirs, ours)]
-    for old, new in pairs:
-        before, after = old.model_dump(), new.model_dump()
-        for field in before:
-            if before[field] != after[field]:
-                return f"its {field} is {before[field]!r}, not {after[field]!r}"
-    return "another spec"
-
-
-def _restored(cause: BaseException | None) -> DurabertError:
-    if isinstance(cause, CancelledError):
-        return RunCancelled("cancelled")
-    if isinstance(cause, ApplicationError):
-        return DurabertError.restored(cause.type or "", cause.message)
-    return DurabertError.restored("", str(cause))
-
-
-def _not_found(error: RPCError, name: str) -> DurabertError:
-    if error.status is RPCStatusCode.NOT_FOUND:
-        return RunNotFound(name)
-    return EngineUnavailable(f"the Temporal server did not answer: {error.message}")

@@ -1,41 +1,119 @@
-"""Paths as the worker will see them."""
+"""Paths as the worker will see them, and what can be told of them before anything is started."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
 
-from durabert.errors import DataNotFound
-from durabert.specs import DataSpec
+from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
+from durabert.specs import ExperimentSpec, InferenceRequest
 
-DATA_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow")
+DATA_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
+OFFLINE_MODEL: Final = "minilm"
+"""A known name, whatever is in the directory of the user."""
 
 
-def located(data: DataSpec, *, here: bool) -> DataSpec:
-    """Make the paths of a spec absolute: a worker runs in a directory of its own.
+def located(spec: ExperimentSpec, *, here: bool) -> ExperimentSpec:
+    """Make the paths of an experiment absolute: a worker runs in a directory of its own.
 
     Args:
-        data: may name files, directories or a hub id.
+        spec: may name files, directories and ids of the hub.
         here: the worker is on this machine, so that a missing file can be told at once.
 
     Raises:
+        DataInvalid: a file is empty.
         DataNotFound: a file is not there.
+        ModelInvalid: the model is a file.
+        ModelNotFound: the directory of a model is not there.
     """
-    paths = {name: getattr(data, name) for name in ("source", "validation", "test")}
-    return data.model_copy(update={name: _located(name, path, here=here) for name, path in paths.items()})
+    paths = {name: getattr(spec.data, name) for name in ("source", "validation", "test")}
+    data = {name: _data(name, path, here=here) for name, path in paths.items() if path is not None}
+    runs = tuple(config.model_copy(update={"model": _model(config.model, here=here)}) for config in spec.runs)
+    return spec.model_copy(update={"data": spec.data.model_copy(update=data), "runs": runs})
 
 
-def _located(field: str, value: str | None, *, here: bool) -> str | None:
-    if value is None:
-        return None
-    path = Path(value).expanduser()
-    if path.exists():
-        return str(path.resolve())
+def located_request(request: InferenceRequest, *, here: bool) -> InferenceRequest:
+    """Make the paths of a prediction absolute.
+
+    Args:
+        request: may name an input and an output file.
+        here: the worker is on this machine, so that a missing file can be told at once.
+
+    Raises:
+        DataInvalid: the input is empty or a directory.
+        DataNotFound: the input is not there.
+        TextsInvalid: the output cannot be written there.
+    """
+    if request.input is None or request.output is None:
+        return request
+    source, output = _absolute(request.input.path), _absolute(request.output)
+    if here:
+        if not _exists(source):
+            raise DataNotFound(f"there is no file {request.input.path!r} to predict for")
+        if source.is_dir():
+            raise DataInvalid(f"{source} is a directory, but a file was expected")
+        _require_content(source)
+        _require_place(output, source)
+    texts = request.input.model_copy(update={"path": str(source)})
+    return request.model_copy(update={"input": texts, "output": str(output)})
+
+
+def _data(field: str, value: str, *, here: bool) -> str:
+    path = _absolute(value)
+    if _exists(path):
+        if here:
+            _require_content(path)
+        return str(path)
     if here and (field != "source" or _no_hub_id(value)):
         role = "" if field == "source" else f" for the {field} rows"
-        raise DataNotFound(f"there is no file or directory {value!r}{role}")
+        raise DataNotFound(f"there is no file or directory {_shown(value)}{role}")
     return value
+
+
+def _model(name: str, *, here: bool) -> str:
+    path = _absolute(name)
+    if name == OFFLINE_MODEL or not _exists(path):
+        if here and name.startswith(("/", ".", "~")):
+            raise ModelNotFound(f"there is no model directory {_shown(name)}")
+        return name
+    if here and not path.is_dir():
+        raise ModelInvalid(f"model {name!r} is a file; expected a directory with config.json and weights")
+    return str(path)
+
+
+def _absolute(value: str) -> Path:
+    try:
+        return Path(value).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError):
+        # A loop of links, no such user, a NUL byte: it is not there, which the caller finds out.
+        return Path(value)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # A name that is too long, or a directory that is closed to the user.
+        return False
+
+
+def _require_content(path: Path) -> None:
+    if path.is_file() and not path.stat().st_size:
+        raise DataInvalid(f"{path} is empty; at least one row was expected")
+
+
+def _require_place(output: Path, source: Path) -> None:
+    if output.is_dir():
+        raise TextsInvalid(f"output {str(output)!r} is a directory, but should be a file")
+    if not output.parent.is_dir():
+        raise TextsInvalid(f"output directory {str(output.parent)!r} does not exist; create it first")
+    if output == source:
+        raise TextsInvalid(f"output {str(output)!r} is the input file, which would be lost")
 
 
 def _no_hub_id(value: str) -> bool:
     return value.startswith(("/", ".", "~")) or value.lower().endswith(DATA_SUFFIXES)
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 200 else f"{value[:197]}...")

@@ -148,6 +148,14 @@ def is_experiment(description: WorkflowExecutionDescription) -> bool:
     return description.workflow_type == FINE_TUNING_WORKFLOW
 
 
+def pending_progress(description: WorkflowExecutionDescription) -> Progress | None:
+    """Return the last heartbeat of a workflow with one activity; none while there is none."""
+    for pending in description.raw_description.pending_activities:
+        if pending.heartbeat_details.payloads:
+            return _decode(pending.heartbeat_details.payloads[0], Progress)
+    return None
+
+
 def _decode(payload: Payload, kind: type[Model]) -> Model:
     value: Model = data_converter.payload_converter.from_payload(payload, kind)
     return value

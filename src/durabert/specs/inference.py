@@ -14,7 +14,8 @@ MAX_INLINE_TEXTS = 1000
 MAX_INLINE_BYTES = 256 * 1024
 """Largest size of all inline texts together."""
 
-OutputFormat = Literal["csv", "jsonl", "parquet"]
+OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""What a file of predictions may end with."""
 
 
 class InferenceRequest(Wire):
@@ -40,10 +41,14 @@ class InferenceRequest(Wire):
         elif self.texts:
             raise ValueError("give texts or an input file, not both")
         elif self.output is None:
-            raise ValueError("predictions of an input file need an output file")
+            raise ValueError("predictions of an input file need an output file, such as predictions.csv")
+        elif not self.output.lower().endswith(OUTPUT_SUFFIXES):
+            raise ValueError(f"output is {self.output!r}, but should end with {', '.join(OUTPUT_SUFFIXES)}")
         return self
 
     def _check_inline(self) -> None:
+        if self.output is not None:
+            raise ValueError(f"output is {self.output!r}, but only predictions of an input file go to a file")
         if not self.texts:
             raise ValueError("the list of texts is empty; give at least one text or an input file")
         if len(self.texts) > MAX_INLINE_TEXTS:
@@ -52,12 +57,19 @@ class InferenceRequest(Wire):
                 "use an input file"
             )
         parts = [part for text in self.texts for part in ([text] if isinstance(text, str) else text)]
-        size = sum(len(part.encode()) for part in parts)
+        size = sum(_num_bytes(part) for part in parts)
         if size > MAX_INLINE_BYTES:
             raise ValueError(
                 f"the texts have {size:,} bytes, too many for one request (at most {MAX_INLINE_BYTES:,}); "
                 "use an input file"
             )
+
+
+def _num_bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"a text is {text[:80]!r}, but should be valid Unicode") from None
 
 
 class Prediction(Wire):

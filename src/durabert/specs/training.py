@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from durabert.errors import SpecInvalid
 from durabert.specs.base import RUN_SEPARATOR, ConfigurationName, Device, Name, RunName, Wire
 from durabert.specs.data import DataSpec
 
@@ -289,17 +291,53 @@ class Progress(Wire):
     """Process id of the training process on the worker."""
 
 
-def experiment_from_toml(document: dict[str, Any]) -> ExperimentSpec:
+def experiment_from_toml(
+    document: Mapping[str, Any],
+    *,
+    data: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> ExperimentSpec:
     """Build an experiment from a parsed TOML document.
 
     A table ``[defaults]`` holds fields that all ``[[runs]]`` share; ``data`` may be a path or a table.
 
+    Args:
+        document: what the file says.
+        data: fields of ``DataSpec`` that win over the document.
+        config: fields of ``FineTuneConfig`` that win over the document, in every run.
+
     Raises:
-        SpecInvalid: a field is unknown or out of range.
+        SpecInvalid: a field is unknown, out of range or in the wrong place.
     """
-    document = dict(document)
-    defaults = document.pop("defaults", {})
-    runs = document.pop("runs", [{}])
-    if isinstance(document.get("data"), str):
-        document["data"] = {"source": document["data"]}
-    return ExperimentSpec.parse({**document, "runs": [{**defaults, **run} for run in runs]})
+    fields = dict(document)
+    misplaced = sorted(
+        fields.keys() & FineTuneConfig.model_fields.keys() - ExperimentSpec.model_fields.keys()
+    )
+    if misplaced:
+        raise SpecInvalid(f"field {misplaced[0]!r} belongs under [defaults] or [[runs]]")
+    source = fields.pop("data", {})
+    source = {"source": source} if isinstance(source, str) else _table(source, "data")
+    defaults = _table(fields.pop("defaults", {}), "defaults")
+    runs = fields.pop("runs", [{}])
+    if not isinstance(runs, list):
+        raise SpecInvalid(f"runs is {runs!r}, but should be a list of tables, [[runs]]")
+    merged = [{**defaults, **_table(run, "runs"), **(config or {})} for run in runs]
+    configs = [_config(run, number, of=len(runs)) for number, run in enumerate(merged, start=1)]
+    return ExperimentSpec.parse(
+        {**fields, "data": DataSpec.parse({**source, **(data or {})}), "runs": configs}
+    )
+
+
+def _table(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SpecInvalid(f"{name} is {value!r}, but should be a table of fields")
+    return value
+
+
+def _config(fields: Mapping[str, Any], number: int, *, of: int) -> FineTuneConfig:
+    try:
+        return FineTuneConfig.parse(fields)
+    except SpecInvalid as error:
+        if of == 1:
+            raise
+        raise SpecInvalid(f"run {fields.get('name') or number}: {error}") from None

@@ -1,0 +1,37 @@
+"""An experiment in words: for Temporal Web, and for who gave a name twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from durabert.specs import ExperimentSpec
+
+
+def summary(spec: ExperimentSpec) -> str:
+    """Return one line, at most 200 characters."""
+    models = ", ".join(sorted({config.model for config in spec.runs}))
+    return f"Fine-tune {models} on {spec.data.source}: {len(spec.runs)} runs"[:200]
+
+
+def details(spec: ExperimentSpec) -> str:
+    """Return a Markdown table of the configurations, the first 50 of them."""
+    rows = [
+        f"| {run} | {config.model} | {config.epochs} | {config.batch_size} | {config.learning_rate:g} |"
+        for run, config in zip(spec.run_names(), spec.runs, strict=True)
+    ]
+    head = ["| run | model | epochs | batch size | learning rate |", "|---|---|---|---|---|"]
+    return "\n".join([f"Data: `{spec.data.source}`", "", *head, *rows[:50]])
+
+
+def difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
+    """Say in a few words what is different first."""
+    if len(theirs.runs) != len(ours.runs):
+        return f"it has {len(theirs.runs)} runs, not {len(ours.runs)}"
+    pairs = [(theirs.data, ours.data), *zip(theirs.runs, ours.runs, strict=True), (theirs, ours)]
+    for old, new in pairs:
+        before, after = old.model_dump(), new.model_dump()
+        for field in before:
+            if before[field] != after[field]:
+                return f"its {field} is {before[field]!r}, not {after[field]!r}"
+    return "another spec"
