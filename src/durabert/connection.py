@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,11 @@ from durabert.wire import data_converter
 
 CONNECT_LIMIT: Final = timedelta(seconds=10)
 """An address that does not answer for so long is reported."""
+
+SETTLE: Final = timedelta(milliseconds=50)
+"""After a connection that failed, until its thread is done."""
+
+ADDRESS: Final = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -49,12 +55,20 @@ def explicit_profile(
     environment = os.environ if environment is None else environment
     if name is None and not (environment.get("TEMPORAL_PROFILE") or environment.get("TEMPORAL_ADDRESS")):
         return None
+    shown = name or environment.get("TEMPORAL_PROFILE") or "default"
     try:
         profile = ClientConfigProfile.load(name, override_env_vars=dict(environment))
     except RuntimeError as error:
-        raise SpecInvalid(f"connection profile {name or 'default'!r} cannot be used: {error}") from None
+        raise SpecInvalid(
+            f"connection profile {shown!r} cannot be used: {error}; 'temporal config list' shows those that "
+            "there are"
+        ) from None
     if not profile.address:
-        raise SpecInvalid(f"connection profile {name or 'default'!r} has no address")
+        raise SpecInvalid(f"connection profile {shown!r} has no address; set it, or TEMPORAL_ADDRESS")
+    if not ADDRESS.fullmatch(profile.address):
+        raise SpecInvalid(
+            f"the address of Temporal is {profile.address!r}, but should be HOST:PORT, such as 127.0.0.1:7233"
+        )
     return profile
 
 
@@ -71,12 +85,24 @@ async def connect(profile: ClientConfigProfile) -> Client:
         async with asyncio.timeout(limit):
             return await Client.connect(**config, data_converter=data_converter)
     except TimeoutError:
-        raise EngineUnavailable(
-            f"no Temporal server answers at {profile.address!r} within {limit:.0f} s"
-        ) from None
+        problem = f"nothing answered within {limit:.0f} s"
     except (RuntimeError, RPCError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise EngineUnavailable(f"no Temporal server can be used at {profile.address!r}: {reason}") from None
+        problem = _reason(error)
+    # A thread of the SDK still holds on to the interpreter, and aborts a program that ends at this moment.
+    await asyncio.sleep(SETTLE.total_seconds())
+    raise EngineUnavailable(
+        f"no Temporal server can be reached at {profile.address!r}: {problem}; "
+        "check TEMPORAL_ADDRESS or the profile, and that the server is up"
+    )
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).splitlines()[0]
+    known = {
+        "Connection refused": "the connection was refused",
+        "dns error": "there is no host of that name",
+    }
+    return next((reason for sign, reason in known.items() if sign in said), said)
 
 
 def plain_profile(address: str, namespace: str = "default") -> ClientConfigProfile:

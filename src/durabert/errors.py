@@ -80,9 +80,8 @@ class NameInvalid(UserError):
     """The name cannot be a workflow id and a directory name."""
 
     def __init__(self, name: str, *, what: str = "run") -> None:
-        shown = name if len(name) <= 120 else f"{name[:117]}..."
         super().__init__(
-            f"{what} name {shown!r} is not allowed: use 1 to 100 letters, digits, '-' and '_', "
+            f"{what} name {_shown(name)} is not allowed: use 1 to 100 letters, digits, '-' and '_', "
             "starting with a letter or a digit"
         )
 
@@ -139,7 +138,7 @@ class RunNotFound(UserError):
     """No run has that name."""
 
     def __init__(self, run: str) -> None:
-        super().__init__(f"there is no run {run!r}; 'durabert runs' lists them")
+        super().__init__(f"there is no run {_shown(run)}; 'durabert runs' lists them")
 
 
 class RunNotUsable(UserError):
@@ -203,6 +202,10 @@ class UnexpectedError(DurabertError):
     """A bug in durabert or below it."""
 
     retry: ClassVar[Retry] = Retry.TWICE
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:117]}...")
 
 
 def _tree(root: type[DurabertError]) -> Iterator[type[DurabertError]]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from temporalio.worker import WorkerConfig
 
 PRELOAD: Final = (
+    "durabert.bert",  # first: it sets how threads wait before torch reads it
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
     "durabert.activities.jobs",

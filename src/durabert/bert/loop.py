@@ -56,6 +56,7 @@ class TrainedModel:
     device: str
     precision: Precision
     deterministic: bool
+    num_threads: int
     model_sha256: str
     notices: list[str]
     versions: dict[str, str]
@@ -297,6 +298,7 @@ def _result(
         device=card.device,
         precision=compute.precision,
         deterministic=card.deterministic,
+        num_threads=torch.get_num_threads(),
         model_sha256=model_sha256,
         notices=list(card.notices),
         versions=card.versions,

@@ -9,13 +9,12 @@ from typing import Annotated
 
 import typer
 
-from durabert.errors import DurabertError
+from durabert.errors import DurabertError, SpecInvalid
 from durabert.version import __version__
 
 app = typer.Typer(
     name="durabert",
     help="Durable fine-tuning of BERT-family models on Temporal.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -31,9 +30,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 def main() -> None:
     """Run the command line; every expected error is one sentence on stderr."""
     try:
-        app()
+        _require_unicode(sys.argv[1:])
+        sys.exit(app(standalone_mode=False))
     except DurabertError as error:
         sys.stderr.write(f"durabert: {error}\n")
+        sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        sys.stderr.write(f"durabert: {_usage_problem(error)}\n")
         sys.exit(error.exit_code)
     finally:
         # A thread of Temporal's SDK may be on its way out of Python after the last call. An interpreter that
@@ -42,19 +45,40 @@ def main() -> None:
             time.sleep(0.01)
 
 
+def _require_unicode(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise SpecInvalid(
+                f"the argument {argument!r} is not valid {sys.getfilesystemencoding()}"
+            ) from None
+
+
+def _usage_problem(error: typer.TyperException) -> str:
+    said = error.format_message().rstrip(".?").replace(". Did", "; did")
+    context = getattr(error, "ctx", None)
+    help_of = f"; see '{context.command_path} --help'" if context else ""
+    return said[:1].lower() + said[1:] + help_of
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"durabert {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
-    version: Annotated[
+    context: typer.Context,
+    _version_wanted: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Durable fine-tuning of BERT-family models on Temporal."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -213,31 +237,28 @@ def replay(
 def worker(
     train_queue: Annotated[str | None, typer.Option(help="Task queue for training.")] = None,
     inference_queue: Annotated[str | None, typer.Option(help="Task queue for inference.")] = None,
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once; default: one a GPU, else one.")
-    ] = None,
-    drain_seconds: Annotated[
-        float, typer.Option(min=0, help="Time for running work to finish on SIGTERM.")
-    ] = 10,
+    slots: Annotated[str | None, typer.Option(help="Runs at once; default: one a GPU, else one.")] = None,
+    drain_seconds: Annotated[str, typer.Option(help="Time for running work to finish on SIGTERM.")] = "10",
     profile: Profile = None,
 ) -> None:
     """Run a worker until SIGTERM; give one queue option to host only that queue."""
     from durabert.cli import operate
 
-    operate.worker(train_queue, inference_queue, slots=slots, drain_seconds=drain_seconds, profile=profile)
+    limits = operate.WorkerLimits.parse({"slots": slots, "drain_seconds": drain_seconds})
+    operate.worker(train_queue, inference_queue, limits=limits, profile=profile)
 
 
 @app.command()
 def up(
     port: Annotated[
-        int | None, typer.Option(help="Port of the Temporal server; default: a free one.")
+        str | None, typer.Option(help="Port of the Temporal server; default: a free one.")
     ] = None,
-    ui_port: Annotated[int | None, typer.Option(help="Port of Temporal Web; default: a free one.")] = None,
+    ui_port: Annotated[str | None, typer.Option(help="Port of Temporal Web; default: a free one.")] = None,
 ) -> None:
     """Keep the embedded engine and a worker up until Ctrl-C."""
     from durabert.cli import operate
 
-    operate.up(port=port, ui_port=ui_port)
+    operate.up(operate.Ports.parse({"port": port, "ui_port": ui_port}))
 
 
 @app.command()

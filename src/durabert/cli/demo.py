@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_experiment, print_predictions, put, say
+from durabert.cli.render import print_outcome, print_predictions, put, say
 from durabert.cli.train import spec_from_options
 from durabert.client import Client
 from durabert.engine import home_directory
@@ -58,7 +58,7 @@ async def _run(reviews: Path, profile: str | None) -> int:
         view = await follow_experiment(client, NAME)
         if view is None:
             return 130
-        print_experiment(view)
+        print_outcome(view, as_json=False)
         results = [run.result for run in view.runs if run.result]
         if len(results) < len(view.runs):
             return exit_code(view)

@@ -146,6 +146,7 @@ class _Board:
         self._client = client
         self._console = Console(stderr=True)
         self._live = self._console.is_terminal
+        self._alone = False
         self._said: dict[str, str] = {}
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
@@ -158,6 +159,7 @@ class _Board:
             self._progress.start()
 
     def show(self, view: ExperimentView) -> None:
+        self._alone = len(view.runs) == 1
         for run in view.runs:
             if self._live:
                 self._draw(run)
@@ -184,7 +186,7 @@ class _Board:
 
     def _state(self, run: RunView) -> str:
         if run.ended:
-            return _final(run)
+            return _final(run, alone=self._alone)
         parts = [_activity(run)]
         if run.attempts > 1 or (run.attempts and run.status == "queued"):
             reason = f" after {run.last_error.type}" if run.last_error else ""
@@ -204,10 +206,11 @@ def _extent(run: RunView) -> tuple[float, float | None]:
     return run.progress.step, run.progress.steps
 
 
-def _final(run: RunView) -> str:
+def _final(run: RunView, *, alone: bool) -> str:
+    # The error of the only run is told at the end, which is now.
     if run.result:
         return f"completed  {run.result.metric} {run.result.metrics[run.result.metric]:.4f}"
-    return f"{run.status}  {run.error.message}" if run.error else run.status
+    return f"{run.status}  {run.error.message}" if run.error and not alone else run.status
 
 
 def _activity(run: RunView) -> str:

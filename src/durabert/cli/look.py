@@ -6,7 +6,16 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_details, print_experiment, print_json, put, runs_table, say
+from durabert.cli.render import (
+    errors,
+    print_details,
+    print_experiment,
+    print_json,
+    print_outcome,
+    put,
+    runs_table,
+    say,
+)
 from durabert.client import Client
 
 if TYPE_CHECKING:
@@ -34,6 +43,8 @@ def show(name: str, *, profile: str | None, as_json: bool) -> None:
         print_details(chosen[0])
     else:
         print_experiment(view)
+        for sentence in errors(view):
+            put(sentence)
 
 
 def watch(name: str, *, profile: str | None, as_json: bool) -> int:
@@ -41,10 +52,7 @@ def watch(name: str, *, profile: str | None, as_json: bool) -> int:
     view = asyncio.run(_watch(name, profile))
     if view is None:
         return 130
-    if as_json:
-        print_json(run.as_json() for run in view.runs)
-    else:
-        print_experiment(view)
+    print_outcome(view, as_json=as_json)
     return exit_code(view)
 
 

@@ -6,29 +6,48 @@ import asyncio
 from datetime import timedelta
 
 import typer
+from pydantic import Field
 
 from durabert.cli.render import print_json, say
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import EngineInfo, home_directory, running, serve
 from durabert.errors import DependencyMissing, EngineUnavailable
+from durabert.specs import Wire
+
+
+class WorkerLimits(Wire):
+    """How much a worker does at once, and how long it may take to leave."""
+
+    slots: int | None = Field(default=None, ge=1, le=1024)
+    """Runs at once; none: one a GPU, else one."""
+    drain_seconds: float = Field(default=10, ge=0, le=7 * 24 * 3600, allow_inf_nan=False)
+    """Time for running work to finish on SIGTERM."""
+
+
+class Ports(Wire):
+    """Where the embedded engine listens; none: any."""
+
+    port: int | None = Field(default=None, ge=1, le=65535)
+    """gRPC port of the Temporal server."""
+    ui_port: int | None = Field(default=None, ge=1, le=65535)
+    """Port of Temporal Web."""
 
 
 def worker(
     train_queue: str | None,
     inference_queue: str | None,
     *,
-    slots: int | None,
-    drain_seconds: float,
+    limits: WorkerLimits,
     profile: str | None,
 ) -> None:
     """Host the queues until SIGTERM."""
     _require_training_parts()
     queues = [queue for queue in (train_queue, inference_queue) if queue] or _default_queues()
-    asyncio.run(_work(queues, slots, timedelta(seconds=drain_seconds), profile))
+    asyncio.run(_work(queues, limits, profile))
 
 
-async def _work(queues: list[str], slots: int | None, drain: timedelta, profile_name: str | None) -> None:
+async def _work(queues: list[str], limits: WorkerLimits, profile_name: str | None) -> None:
     from durabert.worker import run_worker
 
     home = home_directory()
@@ -47,17 +66,18 @@ async def _work(queues: list[str], slots: int | None, drain: timedelta, profile_
         say(f"Worker {client.identity} at {profile.address}, home {home}")
         say(f"Task queues {', '.join(names)}; {num_slots} at a time")
 
-    await run_worker(client, home=home, queues=queues, num_slots=slots, drain=drain, on_ready=announce)
+    drain = timedelta(seconds=limits.drain_seconds)
+    await run_worker(client, home=home, queues=queues, num_slots=limits.slots, drain=drain, on_ready=announce)
     say("Worker stopped; nothing of it is left running.")
 
 
-def up(*, port: int | None, ui_port: int | None) -> None:
+def up(ports: Ports) -> None:
     """Keep engine and worker up until Ctrl-C."""
     _require_training_parts()
-    asyncio.run(_stay_up(port, ui_port))
+    asyncio.run(_stay_up(ports))
 
 
-async def _stay_up(port: int | None, ui_port: int | None) -> None:
+async def _stay_up(ports: Ports) -> None:
     home = home_directory()
 
     def announce(info: EngineInfo) -> None:
@@ -68,8 +88,8 @@ async def _stay_up(port: int | None, ui_port: int | None) -> None:
     await serve(
         home,
         search_attributes=SEARCH_ATTRIBUTES,
-        port=port,
-        ui_port=ui_port,
+        port=ports.port,
+        ui_port=ports.ui_port,
         on_starting=lambda: say("Starting the embedded Temporal server ..."),
         on_ready=announce,
     )

@@ -43,16 +43,31 @@ def print_json(objects: Iterable[dict[str, Any]]) -> None:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def print_experiment(view: ExperimentView) -> None:
-    """Print a table of the runs, what failed and what was noticed."""
-    put(runs_table(view.runs))
+def print_outcome(view: ExperimentView, *, as_json: bool) -> None:
+    """Print what an experiment that was followed has come to: results on stdout, errors on stderr."""
+    if as_json:
+        print_json(run.as_json() for run in view.runs)
+    elif any(run.error is None for run in view.runs):
+        print_experiment(view)
+    for sentence in errors(view):
+        say(f"durabert: {sentence}")
+
+
+def errors(view: ExperimentView) -> list[str]:
+    """Return one sentence for each different error; it names its runs unless it is that of all of them."""
+    runs_of: dict[str, list[str]] = {}
     for run in view.runs:
         if run.error:
-            say(
-                f"durabert: {run.run}: {run.error.message}"
-                if len(view.runs) > 1
-                else f"durabert: {run.error.message}"
-            )
+            runs_of.setdefault(run.error.message, []).append(run.run)
+    return [
+        message if len(runs) == len(view.runs) else f"{', '.join(runs)}: {message}"
+        for message, runs in runs_of.items()
+    ]
+
+
+def print_experiment(view: ExperimentView) -> None:
+    """Print a table of the runs and what was noticed."""
+    put(runs_table(view.runs))
     for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
         put(f"note: {notice}", style="yellow")
     for run in view.runs:
@@ -130,6 +145,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
             ("memory", f"{result.peak_memory_mib:.0f} MiB"),
             ("device", f"{result.device}, {result.precision}"),
             ("deterministic", "yes" if result.deterministic else "no"),
+            ("threads", str(result.num_threads)),
             ("model sha256", result.model_sha256),
             ("data sha256", result.data_sha256),
             ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),

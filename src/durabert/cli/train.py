@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
-from durabert.cli.render import print_experiment, print_json, say
+from durabert.cli.render import print_outcome, say
 from durabert.client import Client
 from durabert.client.locating import located
 from durabert.connection import explicit_profile
@@ -82,10 +82,7 @@ async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_js
         followed = await follow_experiment(client, spec.name)
         if followed is None:
             return 130
-    if as_json:
-        print_json(run.as_json() for run in followed.runs)
-    else:
-        print_experiment(followed)
+    print_outcome(followed, as_json=as_json)
     return exit_code(followed)
 
 

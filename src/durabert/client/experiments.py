@@ -137,8 +137,7 @@ class Client:
             RunNotFound: there is none of that name.
         """
         handle, description = await self._experiment(name)
-        history = await handle.fetch_history()
-        return experiment_view(description, history)
+        return _with_run(experiment_view(description, await handle.fetch_history()), name)
 
     async def run_status(self, run: str) -> RunView:
         """Return what is so of one run.
@@ -157,11 +156,15 @@ class Client:
         raise RunNotFound(run)
 
     async def watch(self, name: str) -> AsyncIterator[ExperimentView]:
-        """Yield the state of an experiment, again and again, until it has ended; the last one is final."""
+        """Yield the state of an experiment, again and again, until it has ended; the last one is final.
+
+        Raises:
+            RunNotFound: there is none of that name.
+        """
         handle, description = await self._experiment(name)
         history = await handle.fetch_history()
         while True:
-            view = experiment_view(description, history)
+            view = _with_run(experiment_view(description, history), name)
             yield view
             if view.ended is not None:
                 return
@@ -203,8 +206,6 @@ class Client:
         handle, _ = await self._experiment(name)
         view = await self.status(name)
         targets = [run for run in view.runs if name in (run.run, view.name)]
-        if not targets:
-            raise RunNotFound(name)
         if view.ended or all(run.ended for run in targets):
             raise RunNotUsable(f"{name!r} has already ended: {targets[0].status}")
         if len(targets) == len(view.runs):
@@ -244,7 +245,8 @@ class Client:
         try:
             return await self.temporal.get_workflow_handle(name).fetch_history()
         except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
+            # What cannot be an id, such as an empty one, is refused as an argument.
+            if error.status in {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}:
                 raise RunNotFound(name) from None
             raise
 
@@ -290,3 +292,9 @@ class Client:
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
         if view.status != "completed":
             raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
+
+
+def _with_run(view: ExperimentView, name: str) -> ExperimentView:
+    if name != view.name and all(run.run != name for run in view.runs):
+        raise RunNotFound(name)
+    return view

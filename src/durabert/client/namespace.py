@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from durabert.specs import ExperimentSpec
 
 
+KEYWORD_LENGTH: Final = 255
+"""Longest keyword that every database of Temporal can index."""
+
+
 def search_attributes(spec: ExperimentSpec) -> TypedSearchAttributes:
     """Return the search attributes that an experiment starts with."""
     return TypedSearchAttributes(
         [
             SearchAttributePair(visibility.EXPERIMENT, spec.name),
-            SearchAttributePair(visibility.MODEL, sorted({config.model for config in spec.runs})),
-            SearchAttributePair(visibility.DATASET, spec.data.source),
+            SearchAttributePair(visibility.MODEL, sorted({_keyword(config.model) for config in spec.runs})),
+            SearchAttributePair(visibility.DATASET, _keyword(spec.data.source)),
             SearchAttributePair(visibility.STATUS, "running"),
         ]
     )
@@ -63,6 +67,11 @@ async def num_pollers(temporal: TemporalClient, queue: str) -> int:
         )
     )
     return len(answer.pollers)
+
+
+def _keyword(path: str) -> str:
+    # The end of a long path says more than its beginning.
+    return path[-KEYWORD_LENGTH:]
 
 
 def _indexed(kind: str) -> IndexedValueType.ValueType:

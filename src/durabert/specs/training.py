@@ -221,6 +221,8 @@ class FineTuneResult(Wire):
     """Compute precision that was used."""
     deterministic: bool
     """Whether torch was held to deterministic kernels."""
+    num_threads: int
+    """CPU threads that torch computed with; sums are ordered by it, so equal bits need equal numbers."""
     notices: list[str] = Field(default_factory=list)
     """What was found in the data and handled, one sentence each, with counts and first line numbers."""
     versions: dict[str, str] = Field(default_factory=dict)

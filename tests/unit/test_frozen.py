@@ -1,0 +1,188 @@
+"""What others rely on: public names, commands with their options, and all that is in a history.
+
+A rename here breaks scripts, or strands workflows that are running. Additions are added below; a new field of
+a wire type needs a default, since older histories lack it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import typer.main
+from temporalio import activity, workflow
+
+import durabert
+from durabert import contract, specs
+from durabert.activities.devices import DeviceSlots
+from durabert.cli.app import app
+from durabert.client import Client
+from durabert.plugin import DurabertPlugin
+from durabert.workflows import WORKFLOWS
+
+PUBLIC = """
+    Client DataSpec DurabertError DurabertPlugin ExperimentSpec FineTuneConfig FineTuneResult
+    InfrastructureError Prediction RunFailed UserError __version__ fine_tune predict
+"""
+
+COMMANDS = {
+    "demo": "--profile",
+    "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
+        --precision --device --seed --max-train-rows --set --run --text --text-pair --label --validation
+        --test --data --in-order --follow --no-follow --profile --json""",
+    "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --profile
+        --json""",
+    "runs": "--profile --json",
+    "show": "name --profile --json",
+    "watch": "name --profile --json",
+    "cancel": "name --profile --json",
+    "replay": "run --save --profile --json",
+    "worker": "--train-queue --inference-queue --slots --drain-seconds --profile",
+    "up": "--port --ui-port",
+    "doctor": "--profile --json",
+}
+
+WORKFLOW_TYPES = {
+    "BertFineTuningWorkflow": ("ExperimentSpec", "ExperimentResult"),
+    "BertInferenceWorkflow": ("InferenceRequest", "InferenceResult"),
+}
+UPDATES = {"BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")}, "BertInferenceWorkflow": {}}
+ACTIVITY_TYPES = {
+    "fine_tune_bert": ("FineTuneRequest", "FineTuneResult"),
+    "run_bert_inference": ("InferenceRequest", "InferenceResult"),
+}
+
+FIELDS = {
+    "DataSpec": """source! validation test text text_pair label format delimiter quoting encoding
+        validation_fraction split_seed""",
+    "TextsSpec": "path! text text_pair row_id format delimiter quoting encoding",
+    "FineTuneConfig": """name model task epochs batch_size gradient_accumulation learning_rate weight_decay
+        warmup_ratio schedule clip_norm max_length precision label_smoothing class_weights
+        early_stopping_patience best_metric max_train_rows max_eval_rows seed device""",
+    "ExperimentSpec": "name! data! runs in_order",
+    "FineTuneRequest": "experiment! run! data! config!",
+    "RowCounts": "train! validation! test",
+    "EpochResult": "epoch! step! train_loss! metrics!",
+    "FineTuneResult": """run! experiment! directory! task! labels! text_columns! model! model_sha256!
+        data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
+        metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
+        device! precision! deterministic! notices versions""",
+    "ErrorInfo": "type! message!",
+    "RunOutcome": "run! status! result error",
+    "ExperimentResult": "name! outcomes!",
+    "Progress": """phase! step steps epoch epochs loss learning_rate examples_per_second tokens_per_second
+        eta_seconds metrics process_id""",
+    "InferenceRequest": "run! texts input output precision device",
+    "Prediction": "label labels confidence scores value",
+    "InferenceResult": """run! model_sha256! rows! predictions output output_sha256 label_counts skipped
+        seconds! texts_per_second! peak_memory_mib! device! precision! attempts notices""",
+}
+"""Wire types with their fields; ``!``: required."""
+
+ERRORS = """
+    UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
+    LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
+    EngineUnavailable DependencyMissing RunFailed TrainingDiverged RunCancelled InfrastructureError
+    ProcessKilled ProcessStalled DeviceFault OutOfMemory StoreUnavailable WorkerStopping UnexpectedError
+"""
+"""Class names of errors are in histories, as the types of failures."""
+
+
+def test_the_package_exports_these_names():
+    assert sorted(durabert.__all__) == sorted(PUBLIC.split())
+    assert all(hasattr(durabert, name) for name in durabert.__all__)
+
+
+def test_the_command_line_has_these_commands_and_options():
+    group = typer.main.get_command(app)
+
+    assert {name: sorted(words_of(command)) for name, command in group.commands.items()} == {
+        name: sorted(words.split()) for name, words in COMMANDS.items()
+    }
+
+
+def words_of(command) -> list[str]:
+    words = []
+    for parameter in command.params:
+        argument = parameter.param_type_name == "argument"
+        words += [parameter.name] if argument else [*parameter.opts, *parameter.secondary_opts]
+    return words
+
+
+def test_workflows_have_these_names_and_types():
+    found = {definition.name: names_of(definition) for definition in map(workflow_definition, WORKFLOWS)}
+
+    assert found == WORKFLOW_TYPES
+
+
+def test_workflows_have_these_updates_and_no_signals_or_queries():
+    for definition in map(workflow_definition, WORKFLOWS):
+        updates = {name: names_of(update) for name, update in definition.updates.items()}
+        assert updates == UPDATES[definition.name]
+        assert not [name for name in (*definition.signals, *definition.queries) if name]
+
+
+def workflow_definition(kind):
+    return workflow._Definition.must_from_class(kind)
+
+
+def names_of(definition) -> tuple[str, str]:
+    [argument] = definition.arg_types
+    return argument.__name__, definition.ret_type.__name__
+
+
+def test_activities_have_these_names_and_types():
+    contracts = [contract.FINE_TUNE_BERT, contract.RUN_BERT_INFERENCE]
+
+    assert {one.name: (one.request.__name__, one.result.__name__) for one in contracts} == ACTIVITY_TYPES
+
+
+def test_a_worker_hosts_these_activities_and_workflows(tmp_path):
+    plugin = DurabertPlugin(home=tmp_path, slots=DeviceSlots([None]))
+
+    hosted = {activity._Definition.must_from_callable(one).name for one in plugin.activities}
+    assert hosted == set(ACTIVITY_TYPES)
+    assert plugin.workflows == WORKFLOWS
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_wire_types_have_these_fields(name):
+    fields = getattr(specs, name).model_fields
+    shown = [f"{field}{'!' if info.is_required() else ''}" for field, info in fields.items()]
+
+    assert sorted(shown) == sorted(FIELDS[name].split())
+
+
+def test_all_wire_types_are_frozen_here():
+    kinds = {name for name in specs.__all__ if hasattr(getattr(specs, name), "model_fields")}
+
+    assert kinds - {"Wire"} == set(FIELDS)
+
+
+def test_errors_have_these_names():
+    assert sorted(names_below(durabert.DurabertError)) == sorted(ERRORS.split())
+
+
+def names_below(kind: type) -> list[str]:
+    children = [child for child in kind.__subclasses__() if child.__module__ == "durabert.errors"]
+    return [name for child in children for name in (child.__name__, *names_below(child))]
+
+
+def test_names_on_the_server_stay_as_they_are():
+    assert contract.DEFAULT_TASK_QUEUE == "bert-finetune-task-queue"
+    assert contract.SPEC_DIGEST_MEMO == "durabert_spec_sha256"
+    assert contract.SEARCH_ATTRIBUTES == {
+        "DurabertExperiment": "Keyword",
+        "DurabertModel": "KeywordList",
+        "DurabertDataset": "Keyword",
+        "DurabertTask": "Keyword",
+        "DurabertStatus": "Keyword",
+        "DurabertBestMetric": "Double",
+    }
+
+
+def test_the_client_has_these_methods():
+    methods = {name for name in vars(Client) if not name.startswith("_")}
+
+    assert methods == {
+        "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
+        "start_prediction", "history",
+    }  # fmt: skip
