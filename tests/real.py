@@ -31,7 +31,7 @@ async def until(condition: Callable[[], Awaitable[object]], *, seconds: float, w
     while not await condition():
         if time.monotonic() - began > seconds:
             raise TimeoutError(f"{what}: not within {seconds} s")
-        await asyncio.sleep(0.05)  # noqa: ASYNC110 - the condition is outside this process
+        await asyncio.sleep(0.05)
     return time.monotonic() - began
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PRELOAD: Final = (
     "durabert.bert",  # first: it sets how threads wait before torch reads it
+    "sklearn.metrics",
+    "scipy.special",
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
     "durabert.activities.jobs",

@@ -36,12 +36,6 @@ NOT_RUN = {
 }
 """Commands that no test runs, each with its reason."""
 
-ABORTED = {-signal.SIGABRT, -signal.SIGSEGV}
-"""How a script may end that ends right after its last call with Temporal's own client.
-
-A thread of temporalio 1.35 then touches an interpreter that is being torn down. All output is there by then.
-"""
-
 PICTURES = {
     ("architecture.md", "cli"): "the layers; checked against the import contract in pyproject.toml",
     ("architecture.md", "durabert train reviews.csv"): "the flow of a run, a drawing",
@@ -113,8 +107,7 @@ class Reader:
                 cwd=self.directory, env=self.environment(), stdin=subprocess.DEVNULL,
             )  # fmt: skip
             printed = done.stdout + done.stderr
-            if not (line.startswith("python own_") and done.returncode in ABORTED):
-                assert done.returncode == exit_code, f"{line}: exit code {done.returncode}\n{printed}"
+            assert done.returncode == exit_code, f"{line}: exit code {done.returncode}\n{printed}"
             missing = missing_line(command.shown, printed)
             assert missing is None, f"{line} does not print {missing!r}, but\n{printed}"
 

@@ -64,7 +64,7 @@ FIELDS = {
     "FineTuneResult": """run! experiment! directory! task! labels! text_columns! model! model_sha256!
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
-        device! precision! deterministic! notices versions""",
+        device! precision! deterministic! num_threads! notices versions""",
     "ErrorInfo": "type! message!",
     "RunOutcome": "run! status! result error",
     "ExperimentResult": "name! outcomes!",

@@ -32,9 +32,13 @@ def test_a_published_run_is_whole(tmp_path):
 def test_an_attempt_that_fails_leaves_nothing(tmp_path):
     store = RunStore(tmp_path)
 
-    with pytest.raises(ZeroDivisionError), store.staging("a") as staged:
-        fill(staged)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with store.staging("a") as staged:
+            fill(staged)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
 
     assert list((tmp_path / "staging").iterdir()) == []
     assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from durabert.bert.data import TrainingData, load_training_data
 from durabert.bert.loop import TrainedModel, fine_tune
 from durabert.bert.predict import Predictor, predict_file
-from durabert.errors import NameInUse
+from durabert.bert.progress import Stopped
+from durabert.errors import NameInUse, WorkerStopping
 from durabert.specs import (
     FineTuneRequest,
     FineTuneResult,
@@ -22,6 +24,8 @@ from durabert.specs import (
 from durabert.store import MODEL_DIRECTORY, RESULT_FILE, RunExists, RunStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from durabert.supervisor import Channel
 
 
@@ -49,6 +53,16 @@ class InferenceJob(Wire):
     """Number of the attempt from 1."""
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    # A stop that was asked for is no fault, of which the worker's log would show a traceback.
+    try:
+        yield
+    except Stopped:
+        raise WorkerStopping("it was asked to stop") from None
+
+
+@_stoppable()
 def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Train one run and publish it; a run that is published already is not trained again."""
     job = TrainJob.model_validate(payload)
@@ -85,6 +99,7 @@ def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return _same_run(published, request, data).model_dump(mode="json")
 
 
+@_stoppable()
 def predict(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Predict for inline texts, or from file to file."""
     job = InferenceJob.model_validate(payload)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -35,14 +34,12 @@ def main() -> None:
     except DurabertError as error:
         sys.stderr.write(f"durabert: {error}\n")
         sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("durabert: interrupted\n")
+        sys.exit(130)
     except typer.TyperException as error:
         sys.stderr.write(f"durabert: {_usage_problem(error)}\n")
         sys.exit(error.exit_code)
-    finally:
-        # A thread of Temporal's SDK may be on its way out of Python after the last call. An interpreter that
-        # ends before it does aborts, seen with temporalio 1.35 in one of four runs of ``doctor``.
-        if "temporalio" in sys.modules:
-            time.sleep(0.01)
 
 
 def _require_unicode(arguments: list[str]) -> None:

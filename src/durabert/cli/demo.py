@@ -16,8 +16,8 @@ from durabert.specs import InferenceRequest
 
 NAME: Final = "demo"
 RUNS: Final = (
-    {"name": "gentle", "epochs": 2, "batch_size": 32, "learning_rate": 5e-5},
-    {"name": "bold", "epochs": 2, "batch_size": 16, "learning_rate": 1e-4},
+    {"name": "gentle", "epochs": 3, "batch_size": 32, "learning_rate": 5e-5},
+    {"name": "bold", "epochs": 4, "batch_size": 16, "learning_rate": 1e-4},
 )
 SENTENCES: Final = (
     "A small film with a very large heart.",
