@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from durabert.client import Client
 from durabert.client.locating import located
 from durabert.connection import explicit_profile
-from durabert.errors import DurabertError, RunCancelled
+from durabert.errors import DurabertError, RunCancelled, TextsInvalid
 from durabert.specs import (
     DataSpec,
     ExperimentSpec,
@@ -62,6 +62,8 @@ def predict(
     Raises:
         UserError: no such run, no model, or no texts.
     """
+    if isinstance(texts, str):
+        raise TextsInvalid(f"texts is {texts[:80]!r}, but should be a list of texts")
     request = InferenceRequest.parse({"run": run, "texts": list(texts)})
     return _blocking(_predict(request, profile))
 

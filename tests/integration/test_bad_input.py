@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import durabert
 from tests.shell import Shell, write_reviews
 from tests.terminal import Terminal, Told
 
@@ -208,6 +209,30 @@ def test_a_mistake_is_told_before_anything_is_started(wrong, bad, tiny, tmp_path
 
     require_mistake(told, wrong.says)
     assert not home.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (lambda: durabert.fine_tune("missing.csv", name="a"), "no file or directory 'missing.csv'"),
+        (lambda: durabert.fine_tune("r.csv", name="a/b"), "'a/b' is not allowed"),
+        (lambda: durabert.fine_tune("r.csv", name="a", epoch=3), "'epoch'; did you mean 'epochs'?"),
+        (lambda: durabert.fine_tune("r.csv", name="a", batch_size=0), "batch_size is 0, but should be"),
+        (lambda: durabert.predict("../up", ["text"]), "'../up' is not allowed"),
+        (lambda: durabert.predict("a", []), "the list of texts is empty"),
+        (lambda: durabert.predict("a", "text"), "texts is 'text', but should be a list"),
+        (lambda: durabert.predict("a", [3]), "texts.0 is 3, but should be a valid string"),
+        (lambda: durabert.predict("a", ["\ud800"]), "should be valid Unicode"),
+    ],
+)
+def test_a_mistake_in_a_script_is_an_error_of_the_user(typed, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(durabert.UserError) as caught:
+        typed()
+
+    assert says in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 

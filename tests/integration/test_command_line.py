@@ -107,7 +107,7 @@ def test_several_configurations_are_one_experiment(shell, reviews, tiny):
 def test_one_failed_configuration_does_not_lose_the_others(shell, reviews, tiny):
     done = shell.run(
         "train", reviews, "--name", "partly", "--max-length", 32, "--epochs", 1,
-        "--run", f"name=good,model={tiny}", "--run", "name=bad,model=./no-such-model", "--json",
+        "--run", f"name=good,model={tiny}", "--run", "name=bad,model=no-one/no-such-model", "--json",
     )  # fmt: skip
 
     good, bad = [json.loads(line) for line in done.stdout.splitlines()]

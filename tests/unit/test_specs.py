@@ -32,7 +32,7 @@ from durabert.specs import (
         ({"device": "gpu"}, "device is 'gpu', but should be auto, cpu, mps, cuda or cuda:N"),
         ({"device": "cuda:999"}, "device is 'cuda:999', but should be auto"),
         ({"model": ""}, "model is '', but should have at least 1 character"),
-        ({"class_weights": 3}, "class_weights is 3, but should be 'balanced' or be an object with named fields"),
+        ({"class_weights": 3}, "class_weights is 3, but should be 'balanced' or be an object"),
         ({"name": "a/b"}, "configuration name 'a/b' is not allowed"),
         ({"gradient_accumulation": 32}, "gradient_accumulation is 32, but should be at most batch_size, 16"),
         ({"class_weights": {"yes": -1}}, "class_weights['yes'] is -1.0, but should be a positive number"),

@@ -11,7 +11,20 @@ from durabert.specs.base import Wire
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow"]
 
 
-class DataSpec(Wire):
+class FileReading(Wire):
+    """How the bytes of a file are to be read."""
+
+    format: FileFormat = "auto"
+    """File format; default: by suffix."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """Field delimiter of CSV-like files, one character; default: ``,`` for csv, tab for tsv."""
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    """Whether quote characters enclose fields: ``auto`` is yes for csv and no for tsv."""
+    encoding: str = "utf-8"
+    """Text encoding; a byte-order mark is dropped."""
+
+
+class DataSpec(FileReading):
     """Where the rows are and which columns matter; what is left out is inferred, never guessed."""
 
     source: str = Field(min_length=1)
@@ -26,21 +39,13 @@ class DataSpec(Wire):
     """Name of the second text column of a pair task; default: by name (``sentence2``, ...)."""
     label: str | None = None
     """Name of the label column; default: by name (``label``, ``class``, ``score``, ...)."""
-    format: FileFormat = "auto"
-    """File format; default: by suffix."""
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Field delimiter of CSV-like files, one character; default: ``,`` for csv, tab for tsv."""
-    quoting: Literal["auto", "csv", "none"] = "auto"
-    """Whether quote characters enclose fields: ``auto`` is yes for csv and no for tsv."""
-    encoding: str = "utf-8"
-    """Text encoding; a byte-order mark is dropped."""
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training rows held out, stratified by label, where there is no validation split."""
     split_seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of that choice."""
 
 
-class TextsSpec(Wire):
+class TextsSpec(FileReading):
     """A file of texts to predict on, of any size."""
 
     path: str = Field(min_length=1)
@@ -51,11 +56,3 @@ class TextsSpec(Wire):
     """Name of the second text column of a pair task."""
     row_id: str | None = None
     """Column that identifies a row in the output; default: ``id`` if there, else the row's number from 0."""
-    format: FileFormat = "auto"
-    """File format; default: by suffix."""
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """Field delimiter of CSV-like files, one character."""
-    quoting: Literal["auto", "csv", "none"] = "auto"
-    """Whether quote characters enclose fields."""
-    encoding: str = "utf-8"
-    """Text encoding; a byte-order mark is dropped."""
