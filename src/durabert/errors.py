@@ -27,6 +27,7 @@ DurabertError
 │   ├── DeviceFault              the GPU or its driver failed
 │   ├── OutOfMemory              the device has too little free memory
 │   ├── StoreUnavailable         the artifact store did not answer
+│   ├── WorkerLost               the server hears nothing of the worker any more
 │   └── WorkerStopping           the worker shuts down and hands the work over
 └── UnexpectedError              a bug: retried twice, then reported
 """
@@ -192,6 +193,10 @@ class OutOfMemory(InfrastructureError):
 
 class StoreUnavailable(InfrastructureError):
     """The artifact store did not answer, or its disk is full."""
+
+
+class WorkerLost(InfrastructureError):
+    """The server hears nothing of the worker any more; told of an attempt, never raised."""
 
 
 class WorkerStopping(InfrastructureError):

@@ -81,7 +81,8 @@ ERRORS = """
     UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
     LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
     EngineUnavailable DependencyMissing RunFailed TrainingDiverged RunCancelled InfrastructureError
-    ProcessKilled ProcessStalled DeviceFault OutOfMemory StoreUnavailable WorkerStopping UnexpectedError
+    ProcessKilled ProcessStalled DeviceFault OutOfMemory StoreUnavailable WorkerLost WorkerStopping
+    UnexpectedError
 """
 """Class names of errors are in histories, as the types of failures."""
 

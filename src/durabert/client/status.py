@@ -10,6 +10,7 @@ from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.client import WorkflowExecutionStatus
 
 from durabert.contract import FINE_TUNE_BERT, FINE_TUNING_WORKFLOW
+from durabert.errors import WorkerLost
 from durabert.specs import (
     ErrorInfo,
     ExperimentSpec,
@@ -199,7 +200,9 @@ def _error(failure: Failure) -> ErrorInfo:
     if failure.HasField("application_failure_info"):
         return ErrorInfo(type=failure.application_failure_info.type, message=failure.message)
     if failure.HasField("timeout_failure_info"):
-        return ErrorInfo(type="WorkerLost", message="the worker stopped reporting and is taken for lost")
+        return ErrorInfo(
+            type=WorkerLost.__name__, message="the worker is taken for lost, nothing is heard of it"
+        )
     return ErrorInfo(type="UnexpectedError", message=failure.message)
 
 
