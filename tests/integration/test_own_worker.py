@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 from temporalio import workflow
+from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client as TemporalClient
 from temporalio.worker import Worker
 
@@ -100,7 +101,7 @@ async def test_temporal_web_shows_an_experiment(engine, temporal, queue, reviews
         await client.start(spec_for(queue, reviews, tiny, **SHORT))
         view = await client.wait(queue)
         handle = temporal.get_workflow_handle(queue)
-        metadata = await handle.query("__temporal_workflow_metadata")
+        metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
     finally:
         worker.stop()
 
@@ -113,4 +114,4 @@ async def test_temporal_web_shows_an_experiment(engine, temporal, queue, reviews
     assert found[BEST_METRIC] == view.runs[0].result.metrics["accuracy"]
     assert "Fine-tune" in await description.static_summary()
     assert "learning rate" in await description.static_details()
-    assert f"| {queue} | completed | accuracy" in metadata["currentDetails"]
+    assert f"| {queue} | completed | accuracy" in metadata.current_details

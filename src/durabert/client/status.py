@@ -219,9 +219,11 @@ def _apply_pending(runs: dict[str, RunView], description: WorkflowExecutionDescr
         }
         if pending.HasField("last_failure"):
             update["last_error"] = _error(pending.last_failure)
-        if on_worker and pending.heartbeat_details.payloads:
+        beat = pending.last_heartbeat_time.ToDatetime(UTC)
+        # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
+        is_new = beat >= pending.last_started_time.ToDatetime(UTC)
+        if on_worker and is_new and pending.heartbeat_details.payloads:
             update["progress"] = _decode(pending.heartbeat_details.payloads[0], Progress)
-            beat = pending.last_heartbeat_time.ToDatetime(UTC)
             update["heartbeat_age_seconds"] = (datetime.now(UTC) - beat).total_seconds()
         runs[pending.activity_id] = view.model_copy(update=update)
 
