@@ -21,10 +21,10 @@ RUNS: Final = (
 )
 SENTENCES: Final = (
     "A small film with a very large heart.",
-    "Two hours of my life that I would like to have back.",
+    "A plot that makes no sense, and two hours that feel like four.",
     "The soup was cold and the waiter was colder.",
     "Not the fastest app I own, but the only one that never lost my work.",
-    "They called back within minutes and fixed it the same day.",
+    "They fixed it the same day, and the price was fair.",
 )
 
 
