@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sys
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final
@@ -71,13 +73,15 @@ async def _run(reviews: Path, profile: str | None) -> int:
 
 
 def _next_steps(run: str, directory: str, *, embedded: bool) -> str:
+    # After "make demo" the virtual environment is not on the PATH.
+    durabert = "durabert" if shutil.which("durabert") else sys.argv[0]
     lines = [
         f"The model:            {directory}/model",
-        f"Predict with it:      durabert predict {run} 'Your own sentence'",
-        f"Everything about it:  durabert show {run}",
-        f"Replay its history:   durabert replay {NAME}",
-        "Your own data:        durabert train reviews.csv",
+        f"Predict with it:      {durabert} predict {run} 'Your own sentence'",
+        f"Everything about it:  {durabert} show {run}",
+        f"Replay its history:   {durabert} replay {NAME}",
+        f"Your own data:        {durabert} train reviews.csv",
     ]
     if embedded:
-        lines.append(f"Temporal Web:         durabert up   (home: {home_directory()})")
+        lines.append(f"Temporal Web:         {durabert} up   (home: {home_directory()})")
     return "\n".join(lines)
