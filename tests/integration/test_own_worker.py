@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from temporalio import workflow
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client as TemporalClient
+from temporalio.client import WorkflowFailureError
 from temporalio.worker import Worker
 
+from durabert.activities.devices import DeviceSlots
 from durabert.client import Client
 from durabert.connection import TaskQueues
 from durabert.plugin import DurabertPlugin
 from durabert.specs import FineTuneResult, InferenceRequest
 from durabert.workflows.visibility import BEST_METRIC, EXPERIMENT, MODEL, STATUS, TASK
-from tests.real import SHORT, WorkerProcess, spec_for
+from tests.real import LONG, SHORT, WorkerProcess, spec_for, until
 from tests.shell import write_reviews
 
 with workflow.unsafe.imports_passed_through():
     from durabert.specs import FineTuneRequest
+
+
+MY_HEARTBEAT_TIMEOUT = timedelta(seconds=3)
 
 
 @workflow.defn
@@ -34,7 +40,7 @@ class MyWorkflow:
             request,
             result_type=FineTuneResult,
             start_to_close_timeout=timedelta(hours=1),
-            heartbeat_timeout=timedelta(seconds=30),
+            heartbeat_timeout=MY_HEARTBEAT_TIMEOUT,
         )
 
 
@@ -63,6 +69,44 @@ async def test_the_plugin_brings_everything_to_an_own_client_and_worker(
     assert outcome["outcomes"][0]["status"] == "completed"
     assert mine.model_sha256 == outcome["outcomes"][0]["result"]["model_sha256"]
     assert (tmp_path / "home" / "runs" / "mine" / "model" / "model.safetensors").is_file()
+
+
+async def test_a_run_that_waits_for_a_slot_is_not_taken_for_dead(engine, queue, reviews, tiny, tmp_path):
+    plugin = DurabertPlugin(home=tmp_path / "home", slots=DeviceSlots([None]))
+    client = await TemporalClient.connect(engine.info.address, plugins=[plugin])
+    spec = spec_for(queue, reviews, tiny, **LONG)
+    requests = [
+        FineTuneRequest(experiment="mine", run=f"waits-{number}", data=spec.data, config=spec.runs[0])
+        for number in range(2)
+    ]
+
+    async with Worker(client, task_queue=queue, workflows=[MyWorkflow], max_concurrent_activities=2):
+        handles = [
+            await client.start_workflow(
+                MyWorkflow.run, request, id=f"{queue}-{request.run}", task_queue=queue
+            )
+            for request in requests
+        ]
+
+        async def both_started_long_ago():
+            activities = [(await handle.describe()).raw_description.pending_activities for handle in handles]
+            return all(found and age_of(found[0]) > 2 * MY_HEARTBEAT_TIMEOUT for found in activities)
+
+        await until(both_started_long_ago, seconds=60, what="both have been on the worker for long")
+        pending = [(await handle.describe()).raw_description.pending_activities[0] for handle in handles]
+        for handle in handles:
+            await handle.cancel()
+            with pytest.raises(WorkflowFailureError):
+                await handle.result()
+
+    phases = {json.loads(activity.heartbeat_details.payloads[0].data)["phase"] for activity in pending}
+    assert [activity.attempt for activity in pending] == [1, 1]
+    assert "starting" in phases, "one still waits for the slot"
+    assert "training" in phases
+
+
+def age_of(activity) -> timedelta:
+    return datetime.now(UTC) - activity.last_started_time.ToDatetime(UTC)
 
 
 async def test_training_and_inference_are_split_by_configuration(

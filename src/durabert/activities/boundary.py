@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -26,6 +27,7 @@ from durabert.supervisor import Event, Job, supervise
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+    from durabert.activities.devices import DeviceSlots
     from durabert.contract import ActivityContract
 
 Request = TypeVar("Request", bound=Wire)
@@ -137,14 +139,20 @@ def _category(error: DurabertError) -> ApplicationErrorCategory:
     return ApplicationErrorCategory.BENIGN if benign else ApplicationErrorCategory.UNSPECIFIED
 
 
-async def run_child(job: Job) -> dict[str, Any]:
-    """Run a job in a child process, its progress as heartbeats; gone when this returns or raises.
+async def run_child(job: Job, slots: DeviceSlots, *, all_devices: bool = False) -> dict[str, Any]:
+    """Run a job in a child process on a slot, its progress as heartbeats; gone when this returns or raises.
+
+    Args:
+        job: what to run.
+        slots: one is waited for and held.
+        all_devices: the child sees every GPU of the worker and not only that of its slot.
 
     Raises:
         DurabertError: what the child raised, or how it died.
     """
-    async with _heartbeats() as on_event:
-        return await supervise(job, on_event=on_event, grace=GRACE, stall=STALL_LIMIT)
+    async with _heartbeats() as on_event, slots.take() as device:
+        placed = replace(job, device=None if all_devices else device)
+        return await supervise(placed, on_event=on_event, grace=GRACE, stall=STALL_LIMIT)
 
 
 @asynccontextmanager

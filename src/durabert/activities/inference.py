@@ -27,14 +27,13 @@ class InferenceActivities:
     @implements(RUN_BERT_INFERENCE)
     async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
         """Predict in a child process."""
-        async with self._slots.take() as device:
-            job = Job(
-                entry="durabert.activities.jobs:predict",
-                request={
-                    "request": request.model_dump(mode="json"),
-                    "home": str(self._home),
-                    "attempt": activity.info().attempt,
-                },
-                device=device,
-            )
-            return InferenceResult.model_validate(await run_child(job))
+        job = Job(
+            entry="durabert.activities.jobs:predict",
+            request={
+                "request": request.model_dump(mode="json"),
+                "home": str(self._home),
+                "attempt": activity.info().attempt,
+            },
+        )
+        all_devices = ":" in request.device
+        return InferenceResult.model_validate(await run_child(job, self._slots, all_devices=all_devices))

@@ -28,17 +28,16 @@ class TrainingActivities:
     @implements(FINE_TUNE_BERT)
     async def fine_tune_bert(self, request: FineTuneRequest) -> FineTuneResult:
         """Train one run in a child process and publish it."""
-        async with self._slots.take() as device:
-            with RunStore(self._home).staging(request.run) as staging:
-                job = Job(
-                    entry="durabert.activities.jobs:train",
-                    request={
-                        "request": request.model_dump(mode="json"),
-                        "home": str(self._home),
-                        "staging": str(staging),
-                        "attempt": activity.info().attempt,
-                    },
-                    # Who names a GPU by number counts all that the worker has.
-                    device=None if ":" in request.config.device else device,
-                )
-                return FineTuneResult.model_validate(await run_child(job))
+        with RunStore(self._home).staging(request.run) as staging:
+            job = Job(
+                entry="durabert.activities.jobs:train",
+                request={
+                    "request": request.model_dump(mode="json"),
+                    "home": str(self._home),
+                    "staging": str(staging),
+                    "attempt": activity.info().attempt,
+                },
+            )
+            # Who names a GPU by number counts all that the worker has.
+            all_devices = ":" in request.config.device
+            return FineTuneResult.model_validate(await run_child(job, self._slots, all_devices=all_devices))
