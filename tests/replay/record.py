@@ -6,9 +6,11 @@ Run it once for a release that changes what a workflow decides; older files stay
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from temporalio.client import WorkflowHistory
 
@@ -76,9 +78,17 @@ async def _cancelled(client: Client, name: str, target: str, *models: str) -> No
 
 
 def _keep(name: str, history: WorkflowHistory) -> None:
-    # Whose machine it was is nobody's business.
-    document = history.to_json().replace(socket.gethostname(), "host")
-    (HISTORIES / f"{__version__}-{name}.json").write_text(document, encoding="utf-8")
+    document = _anonymous(json.loads(history.to_json()))
+    (HISTORIES / f"{__version__}-{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+
+
+def _anonymous(value: Any) -> Any:
+    """Drop what tells whose machine it was: stack traces with paths, and the host in identities."""
+    if isinstance(value, dict):
+        return {key: _anonymous(item) for key, item in value.items() if key != "stackTrace"}
+    if isinstance(value, list):
+        return [_anonymous(item) for item in value]
+    return value.replace(socket.gethostname(), "host") if isinstance(value, str) else value
 
 
 if __name__ == "__main__":
