@@ -22,10 +22,11 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 import durabert.engine.attach
-from durabert.engine import Engine, EngineInfo, Home, binary, home_directory, running, worker_process
+from durabert.engine import Engine, EngineInfo, Home, binary, home_directory, running, server, worker_process
 from durabert.engine.api import answers
 from durabert.engine.host import Host
 from durabert.engine.leases import is_held, try_lock
+from durabert.engine.ports import Ports, choose
 from durabert.engine.settings import Settings
 from durabert.engine.worker_process import WorkerProcess
 from durabert.errors import DependencyMissing, EngineUnavailable
@@ -379,6 +380,26 @@ def test_a_home_that_cannot_be_a_directory_is_refused(tmp_path):
     with pytest.raises(EngineUnavailable, match="file/home cannot be used: Not a directory"):
         attach(tmp_path / "file" / "home")
     assert running(tmp_path / "file" / "home") is None
+
+
+def test_a_port_that_is_taken_in_the_last_moment_is_replaced(home, monkeypatch):
+    settings = Settings(home=Home(home), search_attributes={})
+    settings.home.create()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        wanted = iter([Ports(grpc=number, ui=choose_port(), http=choose_port())])
+        monkeypatch.setattr(server, "choose", lambda **told: next(wanted, None) or choose(**told))
+
+        started = server.Server.start(settings)
+        started.stop()
+
+    assert next(wanted, None) is None
+    assert started.ports.grpc != number
+    assert "address already in use" in settings.home.server_log.read_text()
+
+
+def choose_port() -> int:
+    return choose(grpc=None, ui=None, last=None).grpc
 
 
 @pytest.mark.parametrize("option", ["port", "ui_port"])

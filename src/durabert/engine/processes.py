@@ -78,15 +78,21 @@ def size_of(log: Path) -> int:
     return log.stat().st_size if log.exists() else 0
 
 
-def last_lines(log: Path, *, since: int = 0) -> str:
-    """Return the last lines that were appended to a log since an offset, shortened to fit a sentence."""
+def appended(log: Path, *, since: int) -> str:
+    """Return what was appended to a log since an offset; all of it if it was moved aside since."""
     if not log.exists():
-        return "nothing was printed"
+        return ""
     with log.open("rb") as lines:
-        size = lines.seek(0, os.SEEK_END)
-        # A log that was moved aside since starts anew.
-        lines.seek(max(since if since <= size else 0, size - TAIL_BYTES))
-        text = lines.read().decode(errors="replace")
+        lines.seek(since if since <= lines.seek(0, os.SEEK_END) else 0)
+        return lines.read().decode(errors="replace")
+
+
+def last_lines(log: Path, *, since: int = 0) -> str:
+    """Return the last lines that were appended to a log since an offset, shortened to fit a sentence.
+
+    Of a server that panicked these are the lines before its stacks.
+    """
+    text = appended(log, since=since).partition("\ngoroutine ")[0][-TAIL_BYTES:]
     shown = [_readable(line) for line in text.splitlines() if line.strip()][-SHOWN_LINES:]
     return " | ".join(shown)[-SHOWN_CHARACTERS:] or "nothing was printed"
 

@@ -17,7 +17,15 @@ from durabert.engine.binary import server_binary
 from durabert.engine.home import Home
 from durabert.engine.leases import Lease, wait_for_lock
 from durabert.engine.ports import LOCALHOST, Ports, check_free, choose
-from durabert.engine.processes import command_of, how_it_ended, last_lines, only_local, size_of, spawn
+from durabert.engine.processes import (
+    appended,
+    command_of,
+    how_it_ended,
+    last_lines,
+    only_local,
+    size_of,
+    spawn,
+)
 from durabert.engine.settings import Settings
 from durabert.errors import EngineUnavailable
 
@@ -132,7 +140,8 @@ def _up_on_free_ports(binary: str, settings: Settings, database: Lease) -> Serve
         if failure is None:
             return server
         problem = f"{failure}: {last_lines(home.server_log, since=since)}"
-        if "address already in use" not in problem:
+        # Not in its last lines: it panics over the listener that it did not get, stack by stack.
+        if "address already in use" not in appended(home.server_log, since=since):
             break
         # Somebody was faster.
         last = None
