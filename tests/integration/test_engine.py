@@ -26,7 +26,6 @@ from durabert.engine import Engine, EngineInfo, Home, binary, home_directory, ru
 from durabert.engine.api import answers
 from durabert.engine.host import Host
 from durabert.engine.leases import is_held, try_lock
-from durabert.engine.ports import Ports, choose
 from durabert.engine.settings import Settings
 from durabert.engine.worker_process import WorkerProcess
 from durabert.errors import DependencyMissing, EngineUnavailable
@@ -382,24 +381,35 @@ def test_a_home_that_cannot_be_a_directory_is_refused(tmp_path):
     assert running(tmp_path / "file" / "home") is None
 
 
-def test_a_port_that_is_taken_in_the_last_moment_is_replaced(home, monkeypatch):
+PANICS_ONCE = """#!{python}
+import os, pathlib, sys
+first = pathlib.Path(__file__).with_suffix(".first")
+if first.exists():
+    os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+first.touch()
+print('{{"msg": "Failed to start gRPC listener", "error": "bind: address already in use"}}')
+print("panic: runtime error: nil pointer dereference")
+for number in range(500):
+    print(f"goroutine {{number}} [running]:")
+    print("go.temporal.io/server/service/frontend.NewHTTPAPIServer(...)")
+raise SystemExit(2)
+"""
+"""What the real server does if its port is taken between its own check and its use."""
+
+
+def test_a_port_that_is_taken_in_the_last_moment_is_replaced(home, monkeypatch, tmp_path):
+    panics = tmp_path / "temporal"
+    panics.write_text(PANICS_ONCE.format(python=sys.executable, real=server.server_binary()))
+    panics.chmod(0o755)
+    monkeypatch.setattr(server, "server_binary", lambda: str(panics))
     settings = Settings(home=Home(home), search_attributes={})
     settings.home.create()
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-        wanted = iter([Ports(grpc=number, ui=choose_port(), http=choose_port())])
-        monkeypatch.setattr(server, "choose", lambda **told: next(wanted, None) or choose(**told))
 
-        started = server.Server.start(settings)
-        started.stop()
+    started = server.Server.start(settings)
+    started.stop()
 
-    assert next(wanted, None) is None
-    assert started.ports.grpc != number
-    assert "address already in use" in settings.home.server_log.read_text()
-
-
-def choose_port() -> int:
-    return choose(grpc=None, ui=None, last=None).grpc
+    assert panics.with_suffix(".first").exists()
+    assert "panic" in settings.home.server_log.read_text()
 
 
 @pytest.mark.parametrize("option", ["port", "ui_port"])
