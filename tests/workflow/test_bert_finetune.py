@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from temporalio.client import WorkflowFailureError
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 
 from durabert.contract import FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
+from durabert.workflows.visibility import STATUS
 from tests.real import until
 from tests.workflow.conftest import serving
 
@@ -116,7 +117,10 @@ async def test_cancel_returns_when_the_activity_has_ended(bench, unique):
     await until(running, seconds=20, what="the run goes")
     view = await bench.client.cancel(unique)
 
+    description = await bench.client.temporal.get_workflow_handle(unique).describe()
     assert view.status == "cancelled"
+    assert description.status is WorkflowExecutionStatus.CANCELED
+    assert description.typed_search_attributes[STATUS] == "cancelled"
     assert bench.activities.ended == [unique]
     await bench.replay(unique)
 

@@ -259,10 +259,6 @@ class ExperimentResult(Wire):
     outcomes: list[RunOutcome]
     """One entry a run, in the order of the configurations."""
 
-    def completed(self) -> list[FineTuneResult]:
-        """Return the results of the runs that completed."""
-        return [outcome.result for outcome in self.outcomes if outcome.result is not None]
-
 
 class Progress(Wire):
     """How far a job is: the heartbeat of an activity, and what a progress bar shows."""

@@ -44,9 +44,14 @@ class BertFineTuningWorkflow:
             request = FineTuneRequest(experiment=spec.name, run=run, data=spec.data, config=config)
             self._runs[run] = asyncio.create_task(self._train(request))
         self._show()
-        outcomes = await asyncio.gather(*self._runs.values())
+        try:
+            outcomes = await asyncio.gather(*self._runs.values())
+        except asyncio.CancelledError:
+            # gather() lets it through when every run has ended.
+            publish_outcomes([task.result() for task in self._runs.values()])
+            raise
+        publish_outcomes(outcomes)
         result = ExperimentResult(name=spec.name, outcomes=outcomes)
-        publish_outcomes(result)
         if all(outcome.status == "failed" for outcome in outcomes):
             raise _experiment_failed(result)
         return result

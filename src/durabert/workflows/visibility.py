@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.specs import ExperimentResult, RunOutcome
+    from durabert.specs import RunOutcome
 
 EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
 MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
@@ -18,7 +18,7 @@ STATUS: Final = SearchAttributeKey.for_keyword("DurabertStatus")
 BEST_METRIC: Final = SearchAttributeKey.for_float("DurabertBestMetric")
 
 
-def publish_outcomes(result: ExperimentResult) -> None:
+def publish_outcomes(outcomes: list[RunOutcome]) -> None:
     """Set the search attributes of an experiment that has ended.
 
     Nothing is set where the client found the namespace without them: an unknown attribute would block the
@@ -26,8 +26,8 @@ def publish_outcomes(result: ExperimentResult) -> None:
     """
     if workflow.info().typed_search_attributes.get(EXPERIMENT) is None:
         return
-    updates: list[SearchAttributeUpdate[Any]] = [STATUS.value_set(overall_status(result.outcomes))]
-    completed = result.completed()
+    updates: list[SearchAttributeUpdate[Any]] = [STATUS.value_set(overall_status(outcomes))]
+    completed = [outcome.result for outcome in outcomes if outcome.result is not None]
     if completed:
         updates.append(TASK.value_set(completed[0].task))
         scores = [run.metrics[run.metric] for run in completed]
