@@ -47,7 +47,7 @@ def checked_run(run: str) -> str:
 
 
 def _name_as_value_error(what: str) -> Callable[[str], str]:
-    # pydantic collects ValueErrors only; parse() gives the sentence back its class.
+    # pydantic collects ValueErrors only; the sentence survives, the class becomes SpecInvalid.
     def check(name: str) -> str:
         if not NAME_PATTERN.fullmatch(name):
             raise ValueError(str(NameInvalid(name, what=what)))
