@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -89,9 +90,23 @@ class FakeActivities:
             raise ApplicationError("no such model", type="ModelNotFound", non_retryable=True)
         if request.config.model == "flaky" and activity.info().attempt == 1:
             raise ApplicationError("killed", type="ProcessKilled")
-        while request.config.model == "endless":
-            activity.heartbeat(Progress(phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4))
-            await asyncio.sleep(0.05)
+        if request.config.model == "lingering":
+            await self._company()
+        try:
+            while request.config.model == "endless":
+                activity.heartbeat(Progress(phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4))
+                await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            # As a real process: it is not gone at the moment that it is told to go.
+            await asyncio.sleep(0.5)
+            raise
+
+    async def _company(self) -> None:
+        """Stay until another run goes on beside this one, or none has come."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while self.running < 2:
+                    await asyncio.sleep(0.02)
 
     @activity.defn(name=RUN_BERT_INFERENCE.name)
     async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:

@@ -99,7 +99,7 @@ async def test_runs_go_side_by_side(bench, unique):
 
 
 async def test_runs_go_one_after_the_other_on_request(bench, unique):
-    await bench.client.start(experiment(unique, "minilm", "minilm", "minilm", in_order=True))
+    await bench.client.start(experiment(unique, "lingering", "lingering", "lingering", in_order=True))
 
     await bench.client.wait(unique)
 
