@@ -27,6 +27,7 @@ from durabert.specs import (
 )
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
+from tests.real import until
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -103,10 +104,12 @@ class FakeActivities:
 
     async def _company(self) -> None:
         """Stay until another run goes on beside this one, or none has come."""
+
+        async def accompanied() -> bool:
+            return self.running > 1
+
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while self.running < 2:
-                    await asyncio.sleep(0.02)
+            await until(accompanied, seconds=1, what="another run goes on")
 
     @activity.defn(name=RUN_BERT_INFERENCE.name)
     async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
