@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from durabert.specs import FineTuneRequest, FineTuneResult, InferenceRequest, InferenceResult, Wire
+from durabert.specs import (
+    FineTuneRequest,
+    FineTuneResult,
+    InferenceRequest,
+    InferenceResult,
+    SnapshotRequest,
+    SnapshotResult,
+    Wire,
+)
 
 Request = TypeVar("Request", bound=Wire)
 Result = TypeVar("Result", bound=Wire)
@@ -24,9 +32,11 @@ class ActivityContract(Generic[Request, Result]):
 
 
 FINE_TUNE_BERT: Final = ActivityContract("fine_tune_bert", FineTuneRequest, FineTuneResult)
+CREATE_DATASET_SNAPSHOT: Final = ActivityContract("create_dataset_snapshot", SnapshotRequest, SnapshotResult)
 RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequest, InferenceResult)
 
 FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
+CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
 
 DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"

@@ -17,9 +17,13 @@ DurabertError
 │   ├── RunNotFound              no run of that name
 │   ├── RunNotUsable             the run has no model: failed, cancelled, still training
 │   ├── EngineUnavailable        no Temporal server at the address, or the embedded one did not start
-│   └── DependencyMissing        an extra of durabert is not installed
+│   ├── DependencyMissing        an extra of durabert is not installed
+│   ├── StoreInvalid             the store's URL is wrong, or cannot be reached or written at the start
+│   ├── SnapshotNotFound         no snapshot of that id in the store
+│   └── CheckpointNotUsable      no such checkpoint, or one of another model, task or data
 ├── RunFailed                    the run itself cannot succeed: never retried, exit code 1
 │   ├── TrainingDiverged         loss or gradient is not finite
+│   ├── ArtifactDamaged          what the store gave is not what was put there
 │   └── RunCancelled             cancelled on request
 ├── InfrastructureError          retried without limit, with back-off
 │   ├── ProcessKilled            the training process was killed, most often by the kernel for memory
@@ -27,6 +31,8 @@ DurabertError
 │   ├── DeviceFault              the GPU or its driver failed
 │   ├── OutOfMemory              the device has too little free memory
 │   ├── StoreUnavailable         the artifact store did not answer
+│   ├── DivergenceSuspected      loss or gradient is not finite for the first time: tried once more
+│   ├── AttemptSuperseded        a later attempt has taken the run over
 │   ├── WorkerLost               the server hears nothing of the worker any more
 │   └── WorkerStopping           the worker shuts down and hands the work over
 └── UnexpectedError              a bug: retried twice, then reported
@@ -157,12 +163,31 @@ class DependencyMissing(UserError):
         super().__init__(f"{what} is not installed; run: pip install 'durabert[{extra}]'")
 
 
+class StoreInvalid(UserError):
+    """The store's URL is wrong, or what it names cannot be reached or written."""
+
+
+class SnapshotNotFound(UserError):
+    """The store has no such snapshot."""
+
+    def __init__(self, snapshot: str) -> None:
+        super().__init__(f"there is no snapshot {_shown(snapshot)}; 'durabert data list' lists them")
+
+
+class CheckpointNotUsable(UserError):
+    """There is no such checkpoint, or it belongs to another model, task or data."""
+
+
 class RunFailed(DurabertError):
     """The run cannot succeed, however often it is tried."""
 
 
 class TrainingDiverged(RunFailed):
     """Loss or gradient norm is not finite."""
+
+
+class ArtifactDamaged(RunFailed):
+    """What the store gave is not what was put there."""
 
 
 class RunCancelled(RunFailed):
@@ -193,6 +218,14 @@ class OutOfMemory(InfrastructureError):
 
 class StoreUnavailable(InfrastructureError):
     """The artifact store did not answer, or its disk is full."""
+
+
+class DivergenceSuspected(InfrastructureError):
+    """Loss or gradient norm is not finite; tried once more, since a faulty device gives that, too."""
+
+
+class AttemptSuperseded(InfrastructureError):
+    """A later attempt has taken the run over; this one writes nothing any more."""
 
 
 class WorkerLost(InfrastructureError):

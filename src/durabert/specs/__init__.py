@@ -2,6 +2,13 @@
 
 from durabert.specs.base import Name, RunName, Wire, checked_name, checked_run, spec_invalid
 from durabert.specs.data import DataSpec, TextsSpec
+from durabert.specs.durability import (
+    AttemptRecord,
+    CheckpointPolicy,
+    CheckpointRef,
+    SnapshotRequest,
+    SnapshotResult,
+)
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
 from durabert.specs.training import (
     EpochResult,
@@ -20,6 +27,9 @@ from durabert.specs.training import (
 )
 
 __all__ = [
+    "AttemptRecord",
+    "CheckpointPolicy",
+    "CheckpointRef",
     "DataSpec",
     "EpochResult",
     "ErrorInfo",
@@ -37,6 +47,8 @@ __all__ = [
     "RunName",
     "RunOutcome",
     "RunStatus",
+    "SnapshotRequest",
+    "SnapshotResult",
     "Task",
     "TextsSpec",
     "Wire",

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from durabert.errors import SpecInvalid
 from durabert.specs.base import RUN_SEPARATOR, ConfigurationName, Device, Name, RunName, Wire
 from durabert.specs.data import DataSpec
+from durabert.specs.durability import AttemptRecord, CheckpointPolicy, CheckpointRef
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Phase = Literal[
@@ -102,6 +103,10 @@ class ExperimentSpec(Wire):
     """The configurations."""
     in_order: bool = False
     """Train one after the other; default: all at once, as far as workers have free slots."""
+    checkpoints: CheckpointPolicy = CheckpointPolicy()
+    """When checkpoints are made and which are kept; ``BertFineTuningWorkflow`` makes none."""
+    start_from: CheckpointRef | None = None
+    """Checkpoint of another run that every run goes on from; not in ``BertFineTuningWorkflow``."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -136,6 +141,12 @@ class FineTuneRequest(Wire):
     """What to train on."""
     config: FineTuneConfig
     """How to train."""
+    snapshot: str | None = None
+    """Snapshot to train on in place of the data's source; its columns are chosen as ``data`` says."""
+    checkpoints: CheckpointPolicy | None = None
+    """Make checkpoints and resume from them; none: start anew in every attempt."""
+    start_from: CheckpointRef | None = None
+    """Checkpoint of another run to begin with; only with ``checkpoints``."""
 
 
 class RowCounts(Wire):
@@ -227,6 +238,18 @@ class FineTuneResult(Wire):
     """What was found in the data and handled, one sentence each, with counts and first line numbers."""
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of durabert and the libraries that matter."""
+    snapshot: str | None = None
+    """Snapshot that was trained on."""
+    parent: CheckpointRef | None = None
+    """Checkpoint of another run that this one began with."""
+    state_sha256: str | None = None
+    """Digest of the final state: weights, optimizer, best weights, metrics; none without checkpoints."""
+    micro_batches: int | None = None
+    """Pieces that each batch was computed in at the end; more than asked for after lack of memory."""
+    attempt_log: list[AttemptRecord] = Field(default_factory=list)
+    """What each attempt began with and how it ended; the newest 100."""
+    checkpoint_seconds: float | None = None
+    """Seconds of this attempt that the training loop stood still for checkpoints."""
 
 
 class ErrorInfo(Wire):
@@ -287,6 +310,12 @@ class Progress(Wire):
     """Validation metrics of the last finished epoch."""
     process_id: int | None = None
     """Process id of the training process on the worker."""
+    checkpoint_step: int | None = None
+    """Step of the newest committed checkpoint."""
+    attempt_log: list[AttemptRecord] = Field(default_factory=list)
+    """The attempts before this one, the newest 10."""
+    warnings: list[str] = Field(default_factory=list)
+    """What is wrong and gone around: a damaged checkpoint, a store that does not answer."""
 
 
 def experiment_from_toml(
