@@ -39,6 +39,9 @@ FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
 
+REPORT_SIGNAL: Final = "report"
+"""By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
+
 DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"
 
 SPEC_DIGEST_MEMO: Final = "durabert_spec_sha256"

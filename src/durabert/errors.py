@@ -34,6 +34,7 @@ DurabertError
 │   ├── DivergenceSuspected      loss or gradient is not finite for the first time: tried once more
 │   ├── AttemptSuperseded        a later attempt has taken the run over
 │   ├── WorkerLost               the server hears nothing of the worker any more
+│   ├── RunPaused                paused on request; goes on when it is resumed
 │   └── WorkerStopping           the worker shuts down and hands the work over
 └── UnexpectedError              a bug: retried twice, then reported
 """
@@ -230,6 +231,10 @@ class AttemptSuperseded(InfrastructureError):
 
 class WorkerLost(InfrastructureError):
     """The server hears nothing of the worker any more; told of an attempt, never raised."""
+
+
+class RunPaused(InfrastructureError):
+    """The run was paused on request; the server keeps it until it is resumed."""
 
 
 class WorkerStopping(InfrastructureError):

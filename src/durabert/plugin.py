@@ -13,6 +13,7 @@ from durabert.activities.devices import DeviceSlots
 from durabert.activities.inference import InferenceActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
+from durabert.store.location import store_url
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
 
@@ -29,6 +30,7 @@ PRELOAD: Final = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
     "durabert.activities.jobs",
+    "durabert.activities.training_jobs",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -45,19 +47,23 @@ class DurabertPlugin(SimplePlugin):
 
     Args:
         home: the worker's home directory; default ``DURABERT_HOME``, else ``./.durabert``.
+        store: URL or path of the artifact store; default ``DURABERT_STORE``, else ``<home>/store``.
         slots: how many runs may train at once, and where; default one a GPU, else one.
     """
 
-    def __init__(self, *, home: Path | None = None, slots: DeviceSlots | None = None) -> None:
+    def __init__(
+        self, *, home: Path | None = None, store: str | None = None, slots: DeviceSlots | None = None
+    ) -> None:
         home = home_directory(home)
+        store = store_url(store, home=home)
         self._slots = slots or DeviceSlots.detect()
         super().__init__(
             "durabert",
             data_converter=lambda _: data_converter,
             workflows=WORKFLOWS,
             activities=[
-                TrainingActivities(home, self._slots).fine_tune_bert,
-                InferenceActivities(home, self._slots).run_bert_inference,
+                TrainingActivities(home, store, self._slots).fine_tune_bert,
+                InferenceActivities(home, store, self._slots).run_bert_inference,
             ],
             run_context=_prepared_fork_server,
         )

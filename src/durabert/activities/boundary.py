@@ -15,7 +15,9 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Fa
 
 from durabert.errors import (
     DurabertError,
+    InfrastructureError,
     Retry,
+    RunPaused,
     SpecInvalid,
     UnexpectedError,
     UserError,
@@ -38,6 +40,9 @@ BEAT_INTERVAL: Final = timedelta(seconds=1)
 
 GRACE: Final = timedelta(seconds=1.5)
 """How long a child that was told to stop may take before it is killed: cancel is promised in 2 s."""
+
+CHECKPOINT_GRACE: Final = timedelta(seconds=25)
+"""The same for a child that commits a checkpoint first; the notice of a spot machine is 30 s or more."""
 
 STALL_LIMIT: Final = timedelta(minutes=30)
 """A child that reports nothing for so long is taken for hung; the longest silence is a model download."""
@@ -107,18 +112,25 @@ def final_errors_not_retried() -> Iterator[None]:
         # Where it was raised in here says nothing about it, and would only fill logs and histories.
         raise as_application_error(error, attempt=activity.info().attempt) from None
     except asyncio.CancelledError:
-        details = activity.cancellation_details()
-        if details is not None and details.worker_shutdown:
-            raise as_application_error(
-                WorkerStopping("the worker was told to stop; the work goes on elsewhere"),
-                attempt=activity.info().attempt,
-            ) from None
-        raise
+        handed_over = _hand_over()
+        if handed_over is None:
+            raise
+        raise as_application_error(handed_over, attempt=activity.info().attempt) from None
     except FailureError:
         raise
     except Exception as error:
         bug = UnexpectedError(f"{type(error).__name__}: {error}")
         raise as_application_error(bug, attempt=activity.info().attempt) from error
+
+
+def _hand_over() -> InfrastructureError | None:
+    """Return why a cancelled activity is to be tried again; None if it was cancelled for good."""
+    details = activity.cancellation_details()
+    if activity.is_worker_shutdown() or (details is not None and details.worker_shutdown):
+        return WorkerStopping("the worker was told to stop; the work goes on elsewhere")
+    if details is not None and details.paused:
+        return RunPaused("it was paused; 'durabert resume' lets it go on")
+    return None
 
 
 def as_application_error(error: DurabertError, *, attempt: int) -> ApplicationError:
@@ -135,44 +147,95 @@ def as_application_error(error: DurabertError, *, attempt: int) -> ApplicationEr
 
 def _category(error: DurabertError) -> ApplicationErrorCategory:
     # The SDK logs any other failure with its traceback and counts it as one of the worker.
-    benign = isinstance(error, (UserError, WorkerStopping))
+    benign = isinstance(error, (UserError, WorkerStopping, RunPaused))
     return ApplicationErrorCategory.BENIGN if benign else ApplicationErrorCategory.UNSPECIFIED
 
 
-async def run_child(job: Job, slots: DeviceSlots, *, all_devices: bool = False) -> dict[str, Any]:
+async def run_child(
+    job: Job,
+    slots: DeviceSlots,
+    *,
+    all_devices: bool = False,
+    resumable: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
     """Run a job in a child process on a slot, its progress as heartbeats; gone when this returns or raises.
 
     Args:
         job: what to run.
         slots: one is waited for and held.
         all_devices: the child sees every GPU of the worker and not only that of its slot.
+        resumable: told to stop, the child commits where it is: it gets the time for that, and is told as soon
+            as the worker is, instead of after the time in which other work may finish.
+        on_progress: called with each progress that the child reports.
 
     Raises:
         DurabertError: what the child raised, or how it died.
     """
-    async with _heartbeats() as on_event, slots.take() as device:
+    async with _heartbeats(on_progress) as beats, slots.take() as device:
         placed = replace(job, device=None if all_devices else device)
-        return await supervise(placed, on_event=on_event, grace=GRACE, stall=STALL_LIMIT)
+        grace = CHECKPOINT_GRACE if resumable else GRACE
+        try:
+            async with _ending_with_the_worker(resumable):
+                return await supervise(placed, on_event=beats.on_event, grace=grace, stall=STALL_LIMIT)
+        except UnexpectedError as error:
+            raise as_application_error(error, attempt=beats.num_bugs() + 1) from error
 
 
 @asynccontextmanager
-async def _heartbeats() -> AsyncIterator[Callable[[Event], None]]:
-    latest = Progress(phase="starting")
+async def _ending_with_the_worker(wanted: bool) -> AsyncIterator[None]:
+    """Cancel what runs inside as soon as the worker begins to shut down."""
+    if not wanted:
+        yield
+        return
+    inside = asyncio.current_task()
+    assert inside is not None
 
-    def on_event(event: Event) -> None:
-        nonlocal latest
+    async def watch() -> None:
+        await activity.wait_for_worker_shutdown()
+        inside.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+class _Beats:
+    """The last progress of a child, reported every second."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self.latest = Progress(phase="starting")
+        self._on_progress = on_progress
+
+    def on_event(self, event: Event) -> None:
         if event.kind == "started":
-            latest = latest.model_copy(update={"process_id": event.body["pid"]})
+            self.latest = self.latest.model_copy(update={"process_id": event.body["pid"]})
         elif event.kind == "progress":
-            latest = Progress.model_validate({**event.body, "process_id": latest.process_id})
+            self.latest = Progress.model_validate({**event.body, "process_id": self.latest.process_id})
+            self._on_progress(self.latest)
+
+    def num_bugs(self) -> int:
+        """Return how many attempts before this one ended with a bug."""
+        log = self.latest.attempt_log
+        if not log:
+            return activity.info().attempt - 1
+        # The server counts hand-overs and pauses, too.
+        return sum(one.ended == UnexpectedError.__name__ for one in log)
+
+
+@asynccontextmanager
+async def _heartbeats(on_progress: Callable[[Progress], None]) -> AsyncIterator[_Beats]:
+    beats = _Beats(on_progress)
 
     async def beat() -> None:
         while True:
-            activity.heartbeat(latest)
+            activity.heartbeat(beats.latest)
             await asyncio.sleep(BEAT_INTERVAL.total_seconds())
 
     beating = asyncio.create_task(beat())
     try:
-        yield on_event
+        yield beats
     finally:
         beating.cancel()

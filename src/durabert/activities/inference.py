@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 
 class InferenceActivities:
-    """Prediction with the runs in this worker's home directory."""
+    """Prediction with finished runs of this worker's home directory or of the artifact store."""
 
-    def __init__(self, home: Path, slots: DeviceSlots) -> None:
+    def __init__(self, home: Path, store: str, slots: DeviceSlots) -> None:
         self._home = home
+        self._store = store
         self._slots = slots
 
     @implements(RUN_BERT_INFERENCE)
@@ -32,6 +33,7 @@ class InferenceActivities:
             request={
                 "request": request.model_dump(mode="json"),
                 "home": str(self._home),
+                "store": self._store,
                 "attempt": activity.info().attempt,
             },
         )

@@ -55,6 +55,18 @@ class Compute:
             return f"{self.device} ({torch.cuda.get_device_name(self.device)})"
         return self.device.type
 
+    def is_out_of_memory(self, error: Exception) -> bool:
+        """Return whether an exception of torch says that the device has too little free memory."""
+        message = str(error)
+        return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+            sign in message for sign in _NO_MEMORY
+        )
+
+    def release_memory(self) -> None:
+        """Give back what torch holds for later, so that smaller pieces find it whole."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def peak_memory_mib(self) -> float | None:
         """Return the largest memory that torch reserved on the GPU; none without one."""
         if self.device.type != "cuda":
@@ -82,9 +94,7 @@ def device_errors(compute: Compute) -> Iterator[None]:
 
 def _device_error(error: Exception, compute: Compute) -> DurabertError | None:
     message = str(error).strip().split("\n", 1)[0][:300]
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        sign in message for sign in _NO_MEMORY
-    ):
+    if compute.is_out_of_memory(error):
         return OutOfMemory(
             f"{compute.describe()} has too little free memory ({message or 'MemoryError'}); "
             "a larger gradient_accumulation or a smaller max_length needs less"

@@ -11,6 +11,9 @@ import torch
 
 from durabert.bert.batches import BatchOrder
 from durabert.bert.card import ModelCard, versions, write_model
+from durabert.bert.checkpoint import load_state
+from durabert.bert.checkpointing import Checkpoints, CheckpointWriter, waiting
+from durabert.bert.curve import Point
 from durabert.bert.data import Split, TrainingData
 from durabert.bert.determinism import deterministic_kernels
 from durabert.bert.device import Compute, Precision, device_errors, process_peak_memory_mib
@@ -27,10 +30,12 @@ from durabert.bert.steps import (
     StepReport,
     TrainPlan,
     TrainState,
+    is_finished,
     score_split,
     train,
 )
 from durabert.bert.tokens import load_tokenizer, tokenize, truncation_notice
+from durabert.errors import CheckpointNotUsable
 from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
 
 __all__ = ["Stopped", "TrainedModel", "fine_tune"]
@@ -57,6 +62,8 @@ class TrainedModel:
     precision: Precision
     deterministic: bool
     num_threads: int
+    micro_batches: int
+    checkpoint_seconds: float | None
     model_sha256: str
     notices: list[str]
     versions: dict[str, str]
@@ -69,6 +76,8 @@ def fine_tune(
     output: Path,
     report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    checkpoints: Checkpoints | None = None,
+    halvings: int = 0,
 ) -> TrainedModel:
     """Train, keep the weights of the best epoch, and write them to a model directory.
 
@@ -78,9 +87,13 @@ def fine_tune(
         output: directory that is written at the end, whole or not at all; replaced if it exists.
         report: gets the progress, at least every 0.25 s between steps.
         should_stop: asked between steps, chunks of texts and batches.
+        checkpoints: what to go on from, and where to put others; none: begin anew and make none.
+        halvings: how often to halve the micro-batches at the start, because a process before this one was
+            killed for its memory.
 
     Raises:
-        Stopped: ``should_stop`` said so; nothing is written.
+        Stopped: ``should_stop`` said so; no model is written, and with ``checkpoints`` the last step is
+            committed.
         UserError: a field does not fit the model, the data or this machine; nothing is written.
         TrainingDiverged: loss, gradient or predictions are not finite; nothing is written.
         InfrastructureError: the device failed or has too little memory; nothing is written.
@@ -91,14 +104,17 @@ def fine_tune(
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
         job = _prepare(config, data, compute, metric, reporter)
         state = TrainState.fresh(job.model, job.plan)
-        meter = _train(state, job, reporter)
+        if checkpoints is not None:
+            _restore(state, job.plan, checkpoints)
+        state.micro_batches = min(config.batch_size, state.micro_batches * 2**halvings)
+        meter, checkpoint_seconds = _train_durably(state, job, reporter, checkpoints)
         assert state.best is not None
         job.model.load_state_dict(state.best.weights)
         test = _test(state, job, reporter)
         reporter.phase("saving", eta_seconds=0.0)
         card = _card(job, data, state, state.best, test)
         model_sha256 = write_model(output, job.model, job.tokenizer, card)
-        return _result(card, state, meter, compute, model_sha256)
+        return _result(card, state, meter, compute, model_sha256, checkpoint_seconds)
 
 
 @dataclass(frozen=True)
@@ -209,19 +225,53 @@ def _hold_to_deterministic_kernels(model: Any, compute: Compute) -> bool:
     return True
 
 
-def _train(state: TrainState, job: _Job, reporter: Reporter) -> TrainingMeter:
+def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> None:
+    if not checkpoints.files:
+        return
+    load_state(checkpoints.files, state, plan)
+    checkpoints.files.clear()
+    if checkpoints.from_parent and is_finished(state, plan):
+        raise CheckpointNotUsable(
+            f"the checkpoint has done {state.step} steps in {len(state.history)} epochs, and with epochs = "
+            f"{plan.config.epochs} nothing is left to do; give more epochs"
+        )
+
+
+def _train_durably(
+    state: TrainState, job: _Job, reporter: Reporter, checkpoints: Checkpoints | None
+) -> tuple[TrainingMeter, float | None]:
+    if checkpoints is None:
+        return _train(state, job, reporter, lambda _: None), None
+    writer = CheckpointWriter(checkpoints, state)
+    try:
+        meter = _train(state, job, reporter, lambda point: writer.after_step(state, point))
+        writer.save_patiently(state, wait=waiting(reporter.tick))
+    except Stopped:
+        # The state is whole between any two events, also in the middle of a validation.
+        writer.save(state)
+        raise
+    finally:
+        writer.close()
+    return meter, writer.seconds
+
+
+def _train(
+    state: TrainState, job: _Job, reporter: Reporter, on_step: Callable[[Point], None]
+) -> TrainingMeter:
     plan = job.plan
     num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
     meter = TrainingMeter(
-        num_steps=plan.num_steps,
-        num_validations=plan.config.epochs + (job.test is not None),
+        num_steps=plan.num_steps - state.step,
+        num_validations=plan.config.epochs - len(state.history) + (job.test is not None),
         validation_share=num_validation / max(1, num_train),
         steps_per_epoch=plan.steps_per_epoch,
     )
-    reporter.phase("training", epoch=1, steps=plan.num_steps)
+    first = state.step + 1
+    reporter.phase("training", epoch=len(state.history) + 1, step=state.step, steps=plan.num_steps)
     for event in train(state, plan):
         match event:
             case StepReport():
+                on_step(_point(event))
                 meter.step(
                     loss=event.loss,
                     seconds=event.seconds,
@@ -230,7 +280,7 @@ def _train(state: TrainState, job: _Job, reporter: Reporter) -> TrainingMeter:
                 )
                 reporter.phase(
                     "training",
-                    at_once=event.step == 1,
+                    at_once=event.step == first,
                     step=event.step,
                     epoch=event.epoch,
                     learning_rate=event.learning_rate,
@@ -242,6 +292,18 @@ def _train(state: TrainState, job: _Job, reporter: Reporter) -> TrainingMeter:
                 meter.validation(event.seconds)
                 reporter.tick(at_once=True, metrics=event.result.metrics, **meter.fields())
     return meter
+
+
+def _point(event: StepReport) -> Point:
+    return Point(
+        step=event.step,
+        epoch=event.epoch,
+        loss=event.loss,
+        learning_rate=event.learning_rate,
+        examples=event.num_examples,
+        tokens=event.num_tokens,
+        seconds=event.seconds,
+    )
 
 
 def _test(state: TrainState, job: _Job, reporter: Reporter) -> Metrics | None:
@@ -268,13 +330,27 @@ def _card(job: _Job, data: TrainingData, state: TrainState, best: Best, test: Me
         device=job.plan.compute.describe(),
         precision=job.plan.compute.precision,
         deterministic=job.deterministic,
-        notices=job.notices,
+        notices=(*job.notices, *_memory_notice(state, job.plan.config)),
         versions=versions(),
     )
 
 
+def _memory_notice(state: TrainState, config: FineTuneConfig) -> list[str]:
+    if state.micro_batches == config.gradient_accumulation:
+        return []
+    return [
+        f"the memory was too small: batches were computed in {state.micro_batches} pieces instead of "
+        f"{config.gradient_accumulation}, with the same rows and the same batch size"
+    ]
+
+
 def _result(
-    card: ModelCard, state: TrainState, meter: TrainingMeter, compute: Compute, model_sha256: str
+    card: ModelCard,
+    state: TrainState,
+    meter: TrainingMeter,
+    compute: Compute,
+    model_sha256: str,
+    checkpoint_seconds: float | None,
 ) -> TrainedModel:
     data = card.data
     return TrainedModel(
@@ -292,13 +368,16 @@ def _result(
             validation=len(data.validation),
             test=0 if data.test is None else len(data.test),
         ),
-        examples_per_second=meter.num_examples / meter.train_seconds,
+        # An attempt that found the training finished has measured no step.
+        examples_per_second=meter.num_examples / meter.train_seconds if meter.train_seconds else 0.0,
         peak_memory_mib=process_peak_memory_mib(),
         peak_device_memory_mib=compute.peak_memory_mib(),
         device=card.device,
         precision=compute.precision,
         deterministic=card.deterministic,
         num_threads=torch.get_num_threads(),
+        micro_batches=state.micro_batches,
+        checkpoint_seconds=checkpoint_seconds,
         model_sha256=model_sha256,
         notices=list(card.notices),
         versions=card.versions,

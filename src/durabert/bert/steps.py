@@ -24,6 +24,7 @@ from durabert.bert.optim import build_optimizer, clip_gradient, learning_rate
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens
 from durabert.errors import TrainingDiverged
+from durabert.faults import reach, strikes
 from durabert.specs import EpochResult, FineTuneConfig, Task
 
 
@@ -93,12 +94,15 @@ class TrainState:
     epoch_examples: int = 0
     history: list[EpochResult] = field(default_factory=list)
     best: Best | None = None
+    micro_batches: int = 1
+    """Pieces that a batch is computed in; doubled when a piece does not fit into the memory."""
 
     @classmethod
     def fresh(cls, model: Any, plan: TrainPlan) -> TrainState:
         """Return the state before the first step."""
         scaler = torch.amp.GradScaler(plan.compute.device.type) if plan.compute.precision == "fp16" else None
-        return cls(model, build_optimizer(model, weight_decay=plan.config.weight_decay), scaler)
+        optimizer = build_optimizer(model, weight_decay=plan.config.weight_decay)
+        return cls(model, optimizer, scaler, micro_batches=plan.config.gradient_accumulation)
 
 
 @dataclass(frozen=True)
@@ -141,14 +145,15 @@ def train(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
         TrainingDiverged: loss, gradient or predictions are not finite; the weights are those of the last
             good step.
     """
-    while not _is_finished(state, plan):
+    while not is_finished(state, plan):
         if state.step == (len(state.history) + 1) * plan.steps_per_epoch:
             yield from _end_epoch(state, plan)
         else:
             yield _train_step(state, plan)
 
 
-def _is_finished(state: TrainState, plan: TrainPlan) -> bool:
+def is_finished(state: TrainState, plan: TrainPlan) -> bool:
+    """Return whether no step is left, or early stopping ended the training."""
     epochs, patience = len(state.history), plan.config.early_stopping_patience
     if epochs == plan.config.epochs:
         return True
@@ -168,7 +173,7 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
     )
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    loss, num_tokens = _backward(state, plan, indices)
+    loss, num_tokens = _backward_that_fits(state, plan, indices)
     _update(state, plan, loss)
     state.step += 1
     state.epoch_loss += loss * len(indices)
@@ -184,6 +189,18 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
     )
 
 
+def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[float, int]:
+    # Weights and moments are untouched until the update, so the step can be begun again in smaller pieces.
+    while True:
+        try:
+            return _backward(state, plan, indices)
+        except (RuntimeError, MemoryError) as error:
+            if not plan.compute.is_out_of_memory(error) or state.micro_batches >= len(indices):
+                raise
+        state.micro_batches = min(2 * state.micro_batches, len(indices))
+        plan.compute.release_memory()
+
+
 def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[float, int]:
     device = plan.compute.device
     labels = torch.from_numpy(plan.train.labels[indices]).to(device)
@@ -192,8 +209,9 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[flo
     num_tokens = 0
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
-    for number, rows in enumerate(micro_batches(np.arange(len(indices)), plan.config.gradient_accumulation)):
+    for number, rows in enumerate(micro_batches(np.arange(len(indices)), state.micro_batches)):
         seed_torch(plan.config.seed, Draw.DROPOUT, state.step, number)
+        reach("step.backward")
         batch = collate(
             plan.train.tokens,
             indices[rows],
@@ -208,7 +226,7 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[flo
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         total += loss.detach()
         num_tokens += batch.num_tokens
-    return float(total.item()), num_tokens
+    return math.nan if strikes("step.nan") else float(total.item()), num_tokens
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:

@@ -6,6 +6,7 @@ from durabert.specs.durability import (
     AttemptRecord,
     CheckpointPolicy,
     CheckpointRef,
+    RunReport,
     SnapshotRequest,
     SnapshotResult,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "RowCounts",
     "RunName",
     "RunOutcome",
+    "RunReport",
     "RunStatus",
     "SnapshotRequest",
     "SnapshotResult",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -82,6 +82,35 @@ class AttemptRecord(Wire):
     """Newest step that it committed a checkpoint of."""
     ended: str | None = None
     """Class name of the error that ended it; none: it completed, or was killed without a word."""
+    message: str | None = None
+    """What that error said."""
+
+
+class RunReport(Wire):
+    """What an activity tells its workflow of a run, seldom: the argument of the signal ``report``."""
+
+    run: str
+    """Full name of the run."""
+    kind: Literal["started", "progress", "ended"]
+    """An attempt began, goes on, or ended with an error; how a run completes, its result tells."""
+    attempt: int
+    """Number of the attempt, as the server counts."""
+    worker: str
+    """Host and process of the worker."""
+    step: int = 0
+    """Optimizer steps done."""
+    steps: int = 0
+    """All of them, 0 while unknown."""
+    epoch: int = 0
+    """Current epoch from 1, 0 before the first."""
+    loss: float | None = None
+    """Training loss, smoothed over the last steps."""
+    checkpoint_step: int | None = None
+    """Step of the newest committed checkpoint."""
+    resumed_from: int | None = None
+    """Step of the checkpoint that the attempt went on from; none: the beginning."""
+    error: str | None = None
+    """Class name of the error that ended the attempt."""
     message: str | None = None
     """What that error said."""
 

@@ -1,0 +1,100 @@
+"""What an activity tells its workflow while it runs: seldom, since every word is in the history for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from temporalio import activity
+from temporalio.service import RPCError
+
+from durabert.contract import REPORT_SIGNAL
+from durabert.specs import FineTuneRequest, Progress, RunReport
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+FIRST_INTERVAL: Final = timedelta(minutes=1)
+LONGEST_INTERVAL: Final = timedelta(minutes=16)
+"""A signal costs four events of history: so 24 hours cost some 380, and less than 500 are promised."""
+
+
+def intervals() -> Iterator[timedelta]:
+    """Yield the pauses between two reports of progress: 1, 2, 4, 8 and then 16 minutes for ever."""
+    interval = FIRST_INTERVAL
+    while True:
+        yield interval
+        interval = min(2 * interval, LONGEST_INTERVAL)
+
+
+class RunReporter:
+    """Signals the workflow when an attempt starts, now and then while it goes on, and when it fails.
+
+    A report that does not arrive is lost: it is for people who look at the workflow, and decides nothing.
+    """
+
+    def __init__(self, request: FineTuneRequest) -> None:
+        self._run = request.run
+        self._latest = Progress(phase="starting")
+        self._first = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def of(cls, request: FineTuneRequest) -> AsyncIterator[RunReporter]:
+        """Report a run that makes checkpoints, from here to the end of the block; others tell nothing."""
+        reporter = cls(request)
+        if request.checkpoints is None:
+            yield reporter
+            return
+        telling = asyncio.create_task(reporter._tell_now_and_then())
+        try:
+            yield reporter
+        except BaseException as error:
+            telling.cancel()
+            await reporter._send("ended", error=error)
+            raise
+        finally:
+            telling.cancel()
+
+    def progressed(self, progress: Progress) -> None:
+        """Take note of the latest progress."""
+        self._latest = progress
+        if progress.phase == "training":
+            self._first.set()
+
+    async def _tell_now_and_then(self) -> None:
+        await self._first.wait()
+        await self._send("started")
+        for interval in intervals():
+            await asyncio.sleep(interval.total_seconds())
+            await self._send("progress")
+
+    async def _send(self, kind: str, *, error: BaseException | None = None) -> None:
+        info, latest = activity.info(), self._latest
+        report = RunReport.model_validate(
+            {
+                "run": self._run,
+                "kind": kind,
+                "attempt": info.attempt,
+                "worker": activity.client().identity,
+                "step": latest.step,
+                "steps": latest.steps,
+                "epoch": latest.epoch,
+                "loss": latest.loss,
+                "checkpoint_step": latest.checkpoint_step,
+                "resumed_from": latest.attempt_log[-1].resumed_from if latest.attempt_log else None,
+                "error": None if error is None else type(error).__name__,
+                "message": None if error is None else str(error)[:500],
+            }
+        )
+        assert info.workflow_id is not None
+        workflow = activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)
+        try:
+            await workflow.signal(REPORT_SIGNAL, report)
+        except RPCError as lost:
+            activity.logger.info("the workflow was not told that attempt %d %s: %s", info.attempt, kind, lost)
+
+

@@ -1,0 +1,205 @@
+"""When checkpoints are made, and how: written by a thread from a copy, so that the loop does not wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
+from durabert.bert.curve import Point, to_parquet
+from durabert.bert.steps import TrainState
+from durabert.errors import StoreUnavailable
+
+SHARE: Final = 0.01
+"""Of the time, for checkpoints."""
+LONGEST_INTERVAL: Final = 60.0
+"""Seconds between two checkpoints at most: what a crash may cost."""
+SHORTEST_INTERVAL: Final = 1.0
+GUESSED_BYTES_PER_SECOND: Final = 400e6
+"""Copied, hashed and written, before it was measured; a slow disk."""
+FIRST_PAUSE: Final = 1.0
+"""Seconds after which a store that did not answer is tried again; doubled each time."""
+PATIENCE: Final = 600.0
+"""Seconds that a training which has nothing else to do waits for the store."""
+CURVE_FILE: Final = "curve.parquet"
+
+
+class Sink(Protocol):
+    """Where checkpoints go."""
+
+    def commit(self, *, step: int, best_epoch: int | None, files: Iterable[tuple[str, bytes]]) -> object:
+        """Write a checkpoint, whole or not at all.
+
+        Raises:
+            StoreUnavailable: the store does not answer.
+        """
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What a training needs to go on from a checkpoint and to make others."""
+
+    sink: Sink
+    every_steps: int | None = None
+    """Steps between two; none: by their cost."""
+    files: dict[str, bytes] | None = None
+    """Of the state to go on from; emptied when it is loaded."""
+    from_parent: bool = False
+    """Whether that state is another run's, which this one must have something to add to."""
+    on_commit: Callable[[int], None] = lambda _: None
+    """Called with the step of each checkpoint, in the writing thread."""
+    on_trouble: Callable[[str | None], None] = lambda _: None
+    """Called with what is wrong with the store, and with None when it is well again."""
+
+
+class CheckpointWriter:
+    """Makes the checkpoints of one attempt; used by the training thread alone."""
+
+    def __init__(
+        self, checkpoints: Checkpoints, start: TrainState, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._to = checkpoints
+        self._clock = clock
+        self._copier = StateCopier()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[float] | None = None
+        self._points: list[Point] = []
+        self._cost: float | None = None
+        self._last = clock()
+        self._pause = 0.0
+        self._standstill = 0.0
+        # What it starts from needs no checkpoint: it is one, or it is the beginning.
+        self._committed = None if checkpoints.from_parent else _place(start.step, start.history)
+        self.seconds = 0.0
+        """That the training stood still for checkpoints so far."""
+
+    def after_step(self, state: TrainState, point: Point) -> None:
+        """Take a point of the curve, and begin a checkpoint if it is time.
+
+        Raises:
+            AttemptSuperseded: a later attempt has taken over.
+        """
+        self._points.append(point)
+        self._collect(wait=False)
+        if self._is_due(state):
+            self._collect(wait=self._to.every_steps is not None)
+            if self._writing is None:
+                self._begin(state)
+
+    def save(self, state: TrainState) -> None:
+        """Make a checkpoint of this very state and wait until it is committed.
+
+        Raises:
+            AttemptSuperseded: a later attempt has taken over.
+            StoreUnavailable: the store does not answer.
+        """
+        began = self._clock()
+        self._collect(wait=True)
+        if state.step and self._committed != _place(state.step, state.history):
+            self._begin(state)
+            trouble = self._collect(wait=True)
+            if trouble is not None:
+                raise trouble
+        self.seconds += self._clock() - began
+
+    def save_patiently(self, state: TrainState, *, wait: Callable[[float], None]) -> None:
+        """Make a checkpoint of this very state, however often the store must be asked.
+
+        Args:
+            state: the state.
+            wait: called with the seconds to let pass between two tries; may raise.
+
+        Raises:
+            AttemptSuperseded: a later attempt has taken over.
+            StoreUnavailable: the store did not answer for ten minutes.
+        """
+        deadline = self._clock() + PATIENCE
+        while True:
+            try:
+                self.save(state)
+            except StoreUnavailable:
+                if self._clock() > deadline:
+                    raise
+                wait(self._pause)
+            else:
+                return
+
+    def close(self) -> None:
+        """Let a checkpoint that is being written come to its end, whatever that is."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _is_due(self, state: TrainState) -> bool:
+        if self._pause:
+            return self._clock() - self._last >= self._pause
+        if self._to.every_steps is not None:
+            return state.step % self._to.every_steps == 0
+        return self._clock() - self._last >= self._interval(state)
+
+    def _interval(self, state: TrainState) -> float:
+        cost = self._cost
+        if cost is None:
+            weights = sum(parameter.numel() * 4 for parameter in state.model.parameters())
+            # Weights and two moments.
+            cost = self._cost = 3 * weights / GUESSED_BYTES_PER_SECOND
+        return min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, cost / SHARE))
+
+    def _begin(self, state: TrainState) -> None:
+        began = self._clock()
+        copy = self._copier.copy(state)
+        self._last = self._clock()
+        self._standstill = self._last - began
+        self.seconds += self._standstill
+        self._writing = self._thread.submit(self._write, copy, list(self._points))
+
+    def _write(self, copy: StateCopy, points: list[Point]) -> float:
+        began = time.thread_time()
+        self._to.sink.commit(step=copy.step, best_epoch=copy.best_epoch, files=_files(copy, points))
+        self._committed = _place(copy.step, copy.document["history"])
+        self._to.on_commit(copy.step)
+        # Threads of the model wait for the one whose core this took.
+        return time.thread_time() - began
+
+    def _collect(self, *, wait: bool) -> StoreUnavailable | None:
+        """Take note of how the writing ended; return what was wrong with the store."""
+        if self._writing is None or not (wait or self._writing.done()):
+            return None
+        writing, self._writing = self._writing, None
+        try:
+            self._cost = self._standstill + writing.result()
+        except StoreUnavailable as trouble:
+            self._pause = min(LONGEST_INTERVAL, max(FIRST_PAUSE, 2 * self._pause))
+            self._to.on_trouble(str(trouble))
+            return trouble
+        if self._pause:
+            self._pause = 0.0
+            self._to.on_trouble(None)
+        assert self._committed is not None
+        self._points = [point for point in self._points if point.step > self._committed[0]]
+        return None
+
+
+def _files(copy: StateCopy, points: list[Point]) -> Iterator[tuple[str, bytes]]:
+    yield CURVE_FILE, to_parquet(points)
+    yield from files_of(copy)
+
+
+def _place(step: int, history: Sized) -> tuple[int, int]:
+    # After the last step of an epoch the state changes once more, by its validation.
+    return step, len(history)
+
+
+def waiting(stop: Callable[[], None]) -> Callable[[float], None]:
+    """Return a way to let seconds pass that calls ``stop``, which may raise, ten times a second."""
+    never = threading.Event()
+
+    def wait(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            stop()
+            never.wait(0.1)
+
+    return wait
