@@ -139,7 +139,7 @@ class Journal:
             return Damage(number, "is missing")
         try:
             return _parsed(data, number)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             return Damage(number, f"is damaged ({error!s:.100})")
 
 
@@ -183,6 +183,7 @@ def _breaks(entries: Sequence[Entry], broken: set[int]) -> Iterator[Damage]:
         if entry.number - 1 in broken:
             continue
         if entry.previous != digests.get(entry.number - 1):
+            broken.add(entry.number)
             yield Damage(entry.number, "does not follow the entry before it")
 
 
