@@ -1,6 +1,6 @@
 """Places where a test or ``durabert chaos`` can break a process on purpose; in production each is a no-op.
 
-``DURABERT_FAULTS`` holds faults as JSON, ``[{"at": "commit.journal", "nth": 2, "do": "kill", "mark": FILE}]``:
+``DURABERT_FAULTS`` holds faults as JSON, ``[{"at": "journal.append", "nth": 2, "do": "kill", "mark": F}]``:
 the second time that the process reaches the place, it kills itself. A fault whose mark exists already does
 nothing: it strikes once, however many processes there are, and the mark proves that it struck.
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from temporalio.plugin import SimplePlugin
 
 from durabert import supervisor
+from durabert.activities.datasets import DatasetActivities
 from durabert.activities.devices import DeviceSlots
 from durabert.activities.inference import InferenceActivities
 from durabert.activities.training import TrainingActivities
@@ -31,6 +32,7 @@ PRELOAD: Final = (
     "transformers.models.bert.modeling_bert",
     "durabert.activities.jobs",
     "durabert.activities.training_jobs",
+    "durabert.activities.dataset_jobs",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -62,6 +64,7 @@ class DurabertPlugin(SimplePlugin):
             data_converter=lambda _: data_converter,
             workflows=WORKFLOWS,
             activities=[
+                DatasetActivities(home, store, self._slots).create_dataset_snapshot,
                 TrainingActivities(home, store, self._slots).fine_tune_bert,
                 InferenceActivities(home, store, self._slots).run_bert_inference,
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ class Shelf:
         self.trouble: list[Exception] = []
 
     def commit(self, *, step, best_epoch, files):
+        assert best_epoch is None or best_epoch > 0
         files = dict(files)
         if self.trouble:
             raise self.trouble.pop(0)
@@ -197,14 +199,14 @@ def test_a_superseded_training_ends(tmp_path, tiny):
 
 def plan_and_state(tiny, **fields):
     from durabert.bert.device import Compute
-    from durabert.bert.loop import _prepare
+    from durabert.bert.loop import prepare
     from durabert.bert.metrics import best_metric
     from durabert.bert.progress import Reporter
 
     config, data = config_for(tiny, **fields), sentiment_data()
     compute = Compute.choose(device="cpu", precision="fp32")
     reporter = Reporter(lambda _: None, lambda: False)
-    job = _prepare(config, data, compute, best_metric("auto", data.task), reporter)
+    job = prepare(config, data, compute, best_metric("auto", data.task), reporter)
     return job.plan, TrainState.fresh(job.model, job.plan)
 
 
@@ -322,15 +324,19 @@ def test_checkpoints_are_never_further_apart_than_a_minute_nor_closer_than_a_sec
     shelf, clock = Shelf(), Clock()
     writer = CheckpointWriter(Checkpoints(shelf), state, clock=clock)
     began = []
-    monkeypatch.setattr(
-        writer, "_begin", lambda state: (began.append(clock.now), setattr(writer, "_last", clock.now))
-    )
+
+    def begin(at):
+        assert at is state
+        began.append(clock.now)
+        writer._last = clock.now
+
+    monkeypatch.setattr(writer, "_begin", begin)
     for step in range(2, 40):
         clock.now += seconds_a_step
         writer.after_step(state, point(step))
     writer.close()
 
-    gaps = [later - earlier for earlier, later in zip(began, began[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(began)]
     assert len(gaps) > 2
     assert all(interval <= gap < interval + seconds_a_step for gap in gaps)
 

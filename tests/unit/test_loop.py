@@ -65,7 +65,7 @@ def prepared(config, data):
     """A training before its first step."""
     compute = Compute.choose(device="cpu", precision=config.precision)
     reporter = Reporter(lambda _: None, lambda: False)
-    job = loop._prepare(config, data, compute, "accuracy", reporter)
+    job = loop.prepare(config, data, compute, "accuracy", reporter)
     return TrainState.fresh(job.model, job.plan), job.plan
 
 

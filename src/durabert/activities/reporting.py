@@ -96,5 +96,3 @@ class RunReporter:
             await workflow.signal(REPORT_SIGNAL, report)
         except RPCError as lost:
             activity.logger.info("the workflow was not told that attempt %d %s: %s", info.attempt, kind, lost)
-
-

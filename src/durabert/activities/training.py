@@ -43,7 +43,9 @@ class TrainingActivities:
                         raise
                     halvings += 1
 
-    async def _attempt(self, request: FineTuneRequest, halvings: int, reporter: RunReporter) -> FineTuneResult:
+    async def _attempt(
+        self, request: FineTuneRequest, halvings: int, reporter: RunReporter
+    ) -> FineTuneResult:
         with RunStore(self._home).staging(request.run) as staging:
             job = Job(
                 entry="durabert.activities.training_jobs:train",

@@ -162,6 +162,7 @@ def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
         policy=request.checkpoints,
         environment={
             **what,
+            "data": request.data.model_dump(mode="json"),
             "snapshot": request.snapshot,
             "versions": versions(),
             "num_threads": torch.get_num_threads(),
@@ -192,8 +193,7 @@ def _parent_files(
 ) -> dict[str, bytes]:
     checkpoints = RunCheckpoints(objects, parent.run)
     checkpoint, files = checkpoints.at(parent.step)
-    started = [entry for entry in checkpoints.journal.read().of_kind("started")]
-    told = next(entry.body["environment"] for entry in started if entry.attempt == checkpoint.attempt)
+    told = checkpoints.environment(checkpoint)
     if told["data_sha256"] != data.sha256:
         raise CheckpointNotUsable(f"run {parent.run!r} was trained on other data than this one")
     ours = config.model_dump(mode="json")

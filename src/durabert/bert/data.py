@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Literal
 
 from durabert.bert.holdout import held_out, held_out_by_class, sample
@@ -15,6 +16,7 @@ from durabert.bert.labels import Encoded, LabelScheme, scheme_of
 from durabert.bert.records import RecordSource
 from durabert.bert.rows import Rows, read_rows
 from durabert.bert.schema import Columns, choose_columns, require_columns
+from durabert.bert.snapshots import open_snapshot
 from durabert.bert.sources import Sources, find_sources
 from durabert.bert.texts import TextRow, TextSource, read_texts
 from durabert.errors import DataInvalid
@@ -77,6 +79,7 @@ def load_training_data(
     max_train_rows: int | None = None,
     max_eval_rows: int | None = None,
     seed: int = 0,
+    snapshot: Path | None = None,
 ) -> TrainingData:
     """Load the splits of a data set.
 
@@ -89,6 +92,7 @@ def load_training_data(
         max_train_rows: use so many of the training rows, chosen by ``seed``, in their order.
         max_eval_rows: use so many of the validation rows, and of the test rows.
         seed: seed of those choices; that of the held-out rows is in ``spec``.
+        snapshot: directory of a snapshot to read in place of what ``spec`` names.
 
     Raises:
         DataNotFound: there is no such file, directory or hub data set.
@@ -97,7 +101,7 @@ def load_training_data(
         ColumnAmbiguous: more than one column could be meant, or none.
         LabelsInvalid: the labels do not make the task.
     """
-    sources = find_sources(spec)
+    sources = find_sources(spec) if snapshot is None else open_snapshot(snapshot)
     columns = choose_columns(sources.train, spec)
     rows, found = _read_splits(sources, columns)
     scheme = scheme_of(

@@ -102,7 +102,7 @@ def fine_tune(
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
-        job = _prepare(config, data, compute, metric, reporter)
+        job = prepare(config, data, compute, metric, reporter)
         state = TrainState.fresh(job.model, job.plan)
         if checkpoints is not None:
             _restore(state, job.plan, checkpoints)
@@ -118,7 +118,9 @@ def fine_tune(
 
 
 @dataclass(frozen=True)
-class _Job:
+class PreparedJob:
+    """A model, its data and all that does not change during a training."""
+
     model: Any
     tokenizer: Any
     plan: TrainPlan
@@ -127,9 +129,10 @@ class _Job:
     notices: tuple[str, ...]
 
 
-def _prepare(
+def prepare(
     config: FineTuneConfig, data: TrainingData, compute: Compute, metric: str, reporter: Reporter
-) -> _Job:
+) -> PreparedJob:
+    """Load model and tokenizer, and turn the texts into tokens."""
     reporter.phase("loading model", epochs=config.epochs)
     path = resolve_model(config.model)
     tokenizer = load_tokenizer(path)
@@ -157,7 +160,7 @@ def _prepare(
         )
     ]
     plan = _plan(config, data, compute, metric, examples, pad_id=tokenizer.pad_token_id)
-    return _Job(model, tokenizer, plan, examples.get("test"), deterministic, (*data.notices, *notices))
+    return PreparedJob(model, tokenizer, plan, examples.get("test"), deterministic, (*data.notices, *notices))
 
 
 def _examples(
@@ -238,7 +241,7 @@ def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> No
 
 
 def _train_durably(
-    state: TrainState, job: _Job, reporter: Reporter, checkpoints: Checkpoints | None
+    state: TrainState, job: PreparedJob, reporter: Reporter, checkpoints: Checkpoints | None
 ) -> tuple[TrainingMeter, float | None]:
     if checkpoints is None:
         return _train(state, job, reporter, lambda _: None), None
@@ -256,7 +259,7 @@ def _train_durably(
 
 
 def _train(
-    state: TrainState, job: _Job, reporter: Reporter, on_step: Callable[[Point], None]
+    state: TrainState, job: PreparedJob, reporter: Reporter, on_step: Callable[[Point], None]
 ) -> TrainingMeter:
     plan = job.plan
     num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
@@ -306,7 +309,7 @@ def _point(event: StepReport) -> Point:
     )
 
 
-def _test(state: TrainState, job: _Job, reporter: Reporter) -> Metrics | None:
+def _test(state: TrainState, job: PreparedJob, reporter: Reporter) -> Metrics | None:
     if job.test is None:
         return None
     scoring = score_split(state, job.plan, job.test)
@@ -318,7 +321,9 @@ def _test(state: TrainState, job: _Job, reporter: Reporter) -> Metrics | None:
         reporter.phase("validating")
 
 
-def _card(job: _Job, data: TrainingData, state: TrainState, best: Best, test: Metrics | None) -> ModelCard:
+def _card(
+    job: PreparedJob, data: TrainingData, state: TrainState, best: Best, test: Metrics | None
+) -> ModelCard:
     return ModelCard(
         config=job.plan.config,
         data=data,

@@ -47,9 +47,16 @@ class Sources:
     train: RecordSource
     validation: RecordSource | None = None
     test: RecordSource | None = None
+    others: dict[str, RecordSource] = field(default_factory=dict)
+    """Splits that a training does not use, by name."""
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes by column, where the source declares them."""
     notices: tuple[str, ...] = ()
+
+    def splits(self) -> dict[str, RecordSource]:
+        """Return every split by its name."""
+        used = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {**self.others, **{name: split for name, split in used.items() if split is not None}}
 
 
 def find_sources(spec: DataSpec) -> Sources:
@@ -92,7 +99,9 @@ def _hub(hub_id: str) -> Sources:
         notices.append(f"validation: the split {MATCHED!r} is used")
     if "train" not in found:
         raise DataInvalid(f"{hub_id} has no split 'train'; it has {', '.join(map(repr, sorted(splits)))}")
-    return Sources(hub_id, **found, class_names=class_names, notices=tuple(notices))
+    used = list(found.values())
+    others = {name: split for name, split in splits.items() if split not in used}
+    return Sources(hub_id, **found, others=others, class_names=class_names, notices=tuple(notices))
 
 
 def _directory(path: Path, spec: DataSpec) -> Sources:

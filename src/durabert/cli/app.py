@@ -231,6 +231,20 @@ def replay(
 
 
 @app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="The run to check.")],
+    replay_steps: Annotated[
+        str | None, typer.Option(help="Also derive up to so many steps anew and compare.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check every digest of a run and the chain that binds them; needs the store and no server."""
+    from durabert.cli import verify as command
+
+    raise typer.Exit(command.run(run, replay_steps=replay_steps, as_json=json))
+
+
+@app.command()
 def worker(
     train_queue: Annotated[str | None, typer.Option(help="Task queue for training.")] = None,
     inference_queue: Annotated[str | None, typer.Option(help="Task queue for inference.")] = None,

@@ -7,6 +7,7 @@ from typing import Final
 
 from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
 from durabert.specs import ExperimentSpec, InferenceRequest
+from durabert.specs.data import SNAPSHOT_PREFIX
 
 DATA_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 OFFLINE_MODEL: Final = "minilm"
@@ -59,6 +60,8 @@ def located_request(request: InferenceRequest, *, here: bool) -> InferenceReques
 
 
 def _data(field: str, value: str, *, here: bool) -> str:
+    if value.startswith(SNAPSHOT_PREFIX):
+        return value
     path = _absolute(value)
     if _exists(path):
         if here:

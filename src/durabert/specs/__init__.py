@@ -4,8 +4,11 @@ from durabert.specs.base import Name, RunName, Wire, checked_name, checked_run, 
 from durabert.specs.data import DataSpec, TextsSpec
 from durabert.specs.durability import (
     AttemptRecord,
+    AttemptReport,
     CheckpointPolicy,
     CheckpointRef,
+    ExperimentProgress,
+    RunProgress,
     RunReport,
     SnapshotRequest,
     SnapshotResult,
@@ -29,11 +32,13 @@ from durabert.specs.training import (
 
 __all__ = [
     "AttemptRecord",
+    "AttemptReport",
     "CheckpointPolicy",
     "CheckpointRef",
     "DataSpec",
     "EpochResult",
     "ErrorInfo",
+    "ExperimentProgress",
     "ExperimentResult",
     "ExperimentSpec",
     "FineTuneConfig",
@@ -47,6 +52,7 @@ __all__ = [
     "RowCounts",
     "RunName",
     "RunOutcome",
+    "RunProgress",
     "RunReport",
     "RunStatus",
     "SnapshotRequest",

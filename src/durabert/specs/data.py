@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from durabert.specs.base import Wire
+
+SNAPSHOT_PREFIX: Final = "snapshot:"
+"""Before the id of a snapshot, or its first digits, where a source is named."""
 
 FileFormat = Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow"]
 
@@ -28,7 +31,7 @@ class DataSpec(FileReading):
     """Where the rows are and which columns matter; what is left out is inferred, never guessed."""
 
     source: str = Field(min_length=1)
-    """A file, a directory with train/validation/test files, or a hub id such as ``glue/sst2``."""
+    """A file, a directory with train/validation/test files, ``snapshot:ID``, or a hub id: ``glue/sst2``."""
     validation: str | None = None
     """A file with validation rows; default: the source's own split, else a part of the training rows."""
     test: str | None = None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from durabert.specs.base import RunName, Wire, checked_run
 from durabert.specs.data import DataSpec
-
-SHA256_DIGITS: Final = 64
 
 
 class CheckpointPolicy(Wire):
@@ -115,10 +113,42 @@ class RunReport(Wire):
     """What that error said."""
 
 
-def _sha256(value: str) -> str:
-    if len(value) != SHA256_DIGITS or set(value) - set("0123456789abcdef"):
-        raise ValueError(f"{value!r} is no SHA-256 in hexadecimal digits")
-    return value
+class AttemptReport(Wire):
+    """One attempt, as a workflow knows it."""
+
+    number: int
+    """Number of the attempt, as the server counts."""
+    worker: str
+    """Host and process of the worker."""
+    resumed_from: int | None = None
+    """Step of the checkpoint that it went on from; none: the beginning."""
+    ended: str | None = None
+    """Class name of the error that ended it; none: it goes on, or completed."""
+    message: str | None = None
+    """What that error said."""
 
 
-Sha256 = Annotated[str, AfterValidator(_sha256)]
+class RunProgress(Wire):
+    """How far a run is, as its activity last reported."""
+
+    run: str
+    """Full name of the run."""
+    step: int = 0
+    """Optimizer steps done."""
+    steps: int = 0
+    """All of them, 0 while unknown."""
+    epoch: int = 0
+    """Current epoch from 1, 0 before the first."""
+    loss: float | None = None
+    """Training loss, smoothed over the last steps."""
+    checkpoint_step: int | None = None
+    """Step of the newest committed checkpoint."""
+    attempts: list[AttemptReport] = Field(default_factory=list)
+    """The newest 50."""
+
+
+class ExperimentProgress(Wire):
+    """The answer of the query ``progress`` of ``CheckpointedBertTrainingWorkflow``."""
+
+    runs: list[RunProgress]
+    """One entry a run, in the order of the configurations."""

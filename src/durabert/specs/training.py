@@ -17,6 +17,7 @@ Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Phase = Literal[
     "starting",
     "loading data",
+    "taking a snapshot",
     "tokenizing",
     "loading model",
     "training",

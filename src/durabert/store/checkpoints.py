@@ -115,6 +115,17 @@ class RunCheckpoints:
             line.append(known[base])
         return line[::-1]
 
+    def environment(self, checkpoint: Checkpoint, record: Record | None = None) -> dict[str, Any]:
+        """Return what the attempt that made a checkpoint wrote down of itself.
+
+        Raises:
+            ArtifactDamaged: that entry of the journal is missing or damaged.
+        """
+        for entry in (record or self.journal.read()).of_kind("started"):
+            if entry.attempt == checkpoint.attempt:
+                return dict(entry.body["environment"])
+        raise ArtifactDamaged(f"the start of attempt {checkpoint.attempt} of run {self.run!r} is missing")
+
     def read(self, checkpoint: Checkpoint, *, names: Iterable[str] | None = None) -> dict[str, bytes]:
         """Return the files of a checkpoint, verified.
 

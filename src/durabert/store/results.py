@@ -59,6 +59,17 @@ class ResultStore:
             files[path.relative_to(directory).as_posix()] = self._blobs.put(path.read_bytes())
         return files
 
+    def fetch_files(self, stored: StoredResult, directory: Path) -> None:
+        """Write the model directory of a finished run.
+
+        Raises:
+            ArtifactDamaged: a file is missing or not what was written.
+        """
+        for name, digest in stored.files.items():
+            target = directory / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._blobs.fetch(digest, target)
+
     def publish(self, result: FineTuneResult, files: Mapping[str, str]) -> None:
         """Create the object that makes a run finished: the one commit point.
 
@@ -81,10 +92,7 @@ class ResultStore:
         runs = RunStore(home)
         run = stored.result.run
         with runs.staging(run) as staging:
-            for name, digest in stored.files.items():
-                target = staging / MODEL_DIRECTORY / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                self._blobs.fetch(digest, target)
+            self.fetch_files(stored, staging / MODEL_DIRECTORY)
             local = stored.result.model_copy(update={"directory": str(runs.directory(run))})
             (staging / RESULT_FILE).write_text(local.model_dump_json(indent=2))
             try:

@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.specs import RunOutcome
+    from durabert.specs import AttemptReport, ExperimentProgress, RunOutcome, RunProgress
 
 EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
 MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
@@ -57,3 +57,32 @@ def _row(run: str, outcome: RunOutcome | None) -> str:
     result = outcome.result
     score = f"{result.metric} {result.metrics[result.metric]:.4f}"
     return f"| {run} | {outcome.status} | {score} | {result.directory} |"
+
+
+SHOWN_ATTEMPTS: Final = 5
+
+
+def progress_table(progress: ExperimentProgress, ended: list[RunOutcome]) -> str:
+    """Return a Markdown table of the runs with steps, checkpoints and attempts, as last reported."""
+    by_run = {outcome.run: outcome for outcome in ended}
+    rows = [_progress_row(run, by_run.get(run.run)) for run in progress.runs]
+    head = ["| run | status | step | loss | checkpoint | attempts | |", "|---|---|---|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def _progress_row(run: RunProgress, outcome: RunOutcome | None) -> str:
+    step = f"{run.step} of {run.steps}" if run.steps else ""
+    loss = "" if run.loss is None else f"{run.loss:.4f}"
+    checkpoint = "" if run.checkpoint_step is None else f"step {run.checkpoint_step}"
+    attempts = "; ".join(_attempt(attempt) for attempt in run.attempts[-SHOWN_ATTEMPTS:])
+    status, what = "open", ""
+    if outcome is not None:
+        status, what = outcome.status, outcome.error.message if outcome.error else ""
+        if outcome.result is not None:
+            what = f"{outcome.result.metric} {outcome.result.metrics[outcome.result.metric]:.4f}"
+    return f"| {run.run} | {status} | {step} | {loss} | {checkpoint} | {attempts} | {what} |"
+
+
+def _attempt(attempt: AttemptReport) -> str:
+    start = "" if attempt.resumed_from is None else f" from step {attempt.resumed_from}"
+    return f"{attempt.number}{start}: {attempt.ended or 'goes on'}"

@@ -1,0 +1,246 @@
+"""The certificate of a run: from the store alone, without the server, whether all is what it says it is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from durabert.bert.curve import Point, from_parquet
+from durabert.bert.data import load_training_data
+from durabert.bert.rerun import rerun
+from durabert.bert.weights import stored_sha256
+from durabert.errors import ArtifactDamaged, CheckpointNotUsable, DurabertError, RunNotFound
+from durabert.specs import DataSpec, FineTuneConfig, Progress
+from durabert.store.checkpoints import CURVE_FILE, Checkpoint, FileRef, RunCheckpoints, state_sha256
+from durabert.store.journal import Record
+from durabert.store.objects import ObjectStore
+from durabert.store.results import ResultStore, StoredResult, document
+from durabert.store.snapshots import SnapshotStore
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a certificate."""
+
+    subject: str
+    state: Literal["ok", "damaged", "different"]
+    detail: str
+
+
+def certify(
+    objects: ObjectStore,
+    home: Path,
+    run: str,
+    *,
+    replay_steps: int | None,
+    report: Callable[[Progress], None],
+) -> Iterator[Finding]:
+    """Check every digest of a run and the chain that binds them, and re-derive some steps.
+
+    Args:
+        objects: the store.
+        home: where data is put for the steps.
+        run: full name of the run.
+        replay_steps: make up to so many steps from a checkpoint and compare; none: do not.
+        report: gets the progress of those steps.
+
+    Raises:
+        RunNotFound: the store knows no such run.
+        CheckpointNotUsable: no checkpoint is followed by another one within so many steps.
+    """
+    checkpoints = RunCheckpoints(objects, run)
+    record = checkpoints.journal.read()
+    yield from _of_journal(record)
+    stored = None
+    try:
+        stored = ResultStore(objects).result(run)
+    except ArtifactDamaged as error:
+        yield Finding("result", "damaged", str(error))
+    if stored is None and record.next_number == 1:
+        raise RunNotFound(run)
+    if stored is not None:
+        yield from _of_result(objects, record, stored)
+    if not record.of_kind("checkpoint"):
+        return
+    yield from _of_checkpoints(checkpoints, record)
+    yield from _of_snapshot(objects, home, checkpoints, record)
+    if replay_steps is not None:
+        yield from _of_steps(objects, home, checkpoints, record, replay_steps, report)
+
+
+def _of_journal(record: Record) -> Iterator[Finding]:
+    if record.entries or record.damages:
+        yield Finding("journal", "ok", f"{len(record.entries)} entries, each bound to the one before")
+    for damage in record.damages:
+        yield Finding(f"journal entry {damage.number}", "damaged", damage.reason)
+
+
+def _of_result(objects: ObjectStore, record: Record, stored: StoredResult) -> Iterator[Finding]:
+    told = record.of_kind("result")
+    digest = hashlib.sha256(document(stored.result, stored.files)).hexdigest()
+    if told and told[-1].body["result_sha256"] != digest:
+        yield Finding(
+            "result", "different", f"the journal says {told[-1].body['result_sha256']}, not {digest}"
+        )
+    else:
+        yield Finding(
+            "result", "ok", f"{stored.result.metric} {stored.result.metrics[stored.result.metric]:.4f}"
+        )
+    with tempfile.TemporaryDirectory() as directory:
+        yield _of_model(objects, stored, Path(directory))
+
+
+def _of_model(objects: ObjectStore, stored: StoredResult, directory: Path) -> Finding:
+    try:
+        ResultStore(objects).fetch_files(stored, directory)
+        found = stored_sha256(directory)
+    except DurabertError as error:
+        return Finding("model", "damaged", str(error))
+    if found != stored.result.model_sha256:
+        return Finding("model", "different", f"its weights have {found}, not {stored.result.model_sha256}")
+    return Finding("model", "ok", f"{len(stored.files)} files, weights {found[:12]}")
+
+
+def _of_checkpoints(checkpoints: RunCheckpoints, record: Record) -> Iterator[Finding]:
+    for checkpoint in checkpoints.kept(record):
+        subject = f"checkpoint of step {checkpoint.step}"
+        try:
+            files = checkpoints.read(checkpoint)
+        except ArtifactDamaged as error:
+            yield Finding(subject, "damaged", str(error))
+            continue
+        if state_sha256(checkpoint.files) != checkpoint.state_sha256:
+            yield Finding(subject, "different", "its files are not those of its state's digest")
+        else:
+            yield Finding(subject, "ok", f"{len(files)} files, state {checkpoint.state_sha256[:12]}")
+    yield _of_curve(checkpoints, record)
+
+
+def _of_curve(checkpoints: RunCheckpoints, record: Record) -> Finding:
+    last = checkpoints.kept(record)[-1]
+    try:
+        points = curve(checkpoints, record, last)
+    except ArtifactDamaged as error:
+        return Finding("curve", "damaged", str(error))
+    steps = [point.step for point in points]
+    first = steps[0] if steps else 1
+    if steps != list(range(first, last.step + 1)):
+        return Finding("curve", "different", f"its {len(steps)} points are not the steps to {last.step}")
+    return Finding("curve", "ok", f"{len(steps)} points, no gap and none twice")
+
+
+def curve(checkpoints: RunCheckpoints, record: Record, last: Checkpoint) -> list[Point]:
+    """Return the points of a run up to a checkpoint.
+
+    Raises:
+        ArtifactDamaged: a piece is missing or damaged.
+    """
+    points: list[Point] = []
+    for checkpoint in checkpoints.line(record, last):
+        points += from_parquet(checkpoints.read(checkpoint, names=[CURVE_FILE])[CURVE_FILE])
+    return points
+
+
+def _of_snapshot(
+    objects: ObjectStore, home: Path, checkpoints: RunCheckpoints, record: Record
+) -> Iterator[Finding]:
+    snapshot = checkpoints.environment(checkpoints.kept(record)[-1], record)["snapshot"]
+    if snapshot is None:
+        return
+    try:
+        SnapshotStore(objects, home / "cache").verify(snapshot)
+    except ArtifactDamaged as error:
+        yield Finding("snapshot", "damaged", str(error))
+    else:
+        yield Finding("snapshot", "ok", snapshot[:12])
+
+
+def _of_steps(
+    objects: ObjectStore,
+    home: Path,
+    checkpoints: RunCheckpoints,
+    record: Record,
+    num_steps: int,
+    report: Callable[[Progress], None],
+) -> Iterator[Finding]:
+    kept = checkpoints.kept(record)
+    line = checkpoints.line(record, kept[-1])
+    start, ahead = _start(checkpoints.run, kept, line, num_steps)
+    points = {point.step: point.loss for point in curve(checkpoints, record, kept[-1])}
+    told = checkpoints.environment(start, record)
+    config = FineTuneConfig.model_validate(told["config"], extra="ignore")
+    data = _data(objects, home, config, told)
+    moments = rerun(
+        config,
+        data,
+        checkpoints.read(start),
+        num_steps=ahead[-1].step - start.step,
+        num_threads=told["num_threads"],
+        report=report,
+    )
+    wanted = {checkpoint.step: checkpoint for checkpoint in ahead}
+    found: dict[int, set[str]] = {step: set() for step in wanted}
+    losses, different = 0, []
+    for moment in moments:
+        if moment.loss is not None:
+            losses += 1
+            if not _same_float(points.get(moment.step), moment.loss):
+                different.append(f"step {moment.step}: {moment.loss!r}, not {points.get(moment.step)!r}")
+        if moment.step in wanted:
+            found[moment.step].add(_state_of(moment.state()))
+    yield (
+        Finding("losses derived anew", "different", different[0])
+        if different
+        else Finding(
+            "losses derived anew", "ok", f"{losses} steps from step {start.step}, equal to the last bit"
+        )
+    )
+    for step, checkpoint in wanted.items():
+        same = checkpoint.state_sha256 in found[step]
+        detail = f"{checkpoint.state_sha256[:12]}, derived from step {start.step}"
+        yield Finding(f"state of step {step}", "ok" if same else "different", detail)
+
+
+def _start(
+    run: str, kept: Sequence[Checkpoint], line: Sequence[Checkpoint], num_steps: int
+) -> tuple[Checkpoint, list[Checkpoint]]:
+    """Return a kept checkpoint, and those that follow it within so many steps."""
+    whole = {checkpoint.number for checkpoint in kept}
+    gaps = []
+    for checkpoint in reversed(line):
+        if checkpoint.number not in whole:
+            continue
+        later = [one for one in line if one.step > checkpoint.step]
+        ahead = [one for one in later if one.step <= checkpoint.step + num_steps]
+        if ahead:
+            return checkpoint, ahead
+        gaps += [later[0].step - checkpoint.step] if later else []
+    raise CheckpointNotUsable(
+        f"no checkpoint of run {run!r} is followed by another one within {num_steps} steps"
+        + (f"; give --replay-steps {min(gaps)} or more" if gaps else ": only one is kept")
+    )
+
+
+def _data(objects: ObjectStore, home: Path, config: FineTuneConfig, told: dict[str, Any]) -> Any:
+    snapshot = told["snapshot"]
+    return load_training_data(
+        DataSpec.model_validate(told["data"], extra="ignore"),
+        task=config.task,
+        max_train_rows=config.max_train_rows,
+        max_eval_rows=config.max_eval_rows,
+        seed=config.seed,
+        snapshot=None if snapshot is None else SnapshotStore(objects, home / "cache").fetch(snapshot),
+    )
+
+
+def _state_of(files: Iterator[tuple[str, bytes]]) -> str:
+    return state_sha256(FileRef(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in files)
+
+
+def _same_float(one: float | None, other: float) -> bool:
+    return one is not None and (one == other or (math.isnan(one) and math.isnan(other)))

@@ -1,0 +1,97 @@
+"""The second pattern: snapshot the data once, then train with checkpoints and go on from the newest."""
+
+from __future__ import annotations
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from durabert.contract import CHECKPOINTED_WORKFLOW, CREATE_DATASET_SNAPSHOT, REPORT_SIGNAL
+    from durabert.specs import (
+        ErrorInfo,
+        ExperimentProgress,
+        ExperimentResult,
+        ExperimentSpec,
+        FineTuneRequest,
+        RunOutcome,
+        RunReport,
+        SnapshotRequest,
+    )
+    from durabert.workflows.experiment import ExperimentRuns, concluded, error_info
+    from durabert.workflows.policies import call
+    from durabert.workflows.reports import Reports
+    from durabert.workflows.visibility import progress_table
+
+
+@workflow.defn(name=CHECKPOINTED_WORKFLOW)
+class CheckpointedBertTrainingWorkflow(ExperimentRuns):
+    """Snapshot the data once, then train every configuration with checkpoint-aware retry."""
+
+    @workflow.init
+    def __init__(self, spec: ExperimentSpec) -> None:
+        super().__init__(spec)
+        self._names = spec.run_names()
+        self._reports = Reports(self._names)
+
+    @workflow.run
+    async def run(self, spec: ExperimentSpec) -> ExperimentResult:
+        """Return the outcome of every run.
+
+        Raises:
+            ApplicationError: every run failed; its detail is the ``ExperimentResult``.
+        """
+        try:
+            snapshot = await call(
+                CREATE_DATASET_SNAPSHOT,
+                SnapshotRequest(data=spec.data),
+                activity_id="snapshot",
+                summary=f"snapshot of {spec.data.source}"[:200],
+            )
+        except ActivityError as error:
+            if is_cancelled_exception(error):
+                raise
+            return self._all_failed(spec, error_info(error))
+        return await self.train_all(
+            [
+                FineTuneRequest(
+                    experiment=spec.name,
+                    run=run,
+                    data=spec.data,
+                    config=config,
+                    snapshot=snapshot.snapshot,
+                    checkpoints=spec.checkpoints,
+                    start_from=spec.start_from,
+                )
+                for run, config in zip(self._names, spec.runs, strict=True)
+            ]
+        )
+
+    @workflow.update
+    async def cancel_run(self, run: str) -> RunOutcome:
+        """Cancel one run and return how it ended, once its process is gone."""
+        return await self.cancel(run)
+
+    @cancel_run.validator
+    def _can_cancel(self, run: str) -> None:
+        self.require_open(run)
+
+    @workflow.signal(name=REPORT_SIGNAL)
+    def report(self, report: RunReport) -> None:
+        """Take note of what an activity tells of a run."""
+        self._reports.take(report)
+        self.show()
+
+    @workflow.query
+    def progress(self) -> ExperimentProgress:
+        """Return step, loss, last checkpoint and attempts of each run, as last reported."""
+        return self._reports.progress()
+
+    def show(self, just_ended: RunOutcome | None = None) -> None:
+        """Show runs, steps, checkpoints and attempts in Temporal Web."""
+        table = progress_table(self._reports.progress(), self.ended(just_ended))
+        workflow.set_current_details(table)
+
+    def _all_failed(self, spec: ExperimentSpec, error: ErrorInfo) -> ExperimentResult:
+        return concluded(
+            spec.name, [RunOutcome(run=run, status="failed", error=error) for run in self._names]
+        )
