@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from durabert.client import Client
+from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
 from durabert.connection import explicit_profile
 from durabert.errors import DurabertError, RunCancelled, TextsInvalid
 from durabert.specs import (
+    CheckpointRef,
     DataSpec,
     ExperimentSpec,
     FineTuneConfig,
@@ -26,7 +28,13 @@ Value = TypeVar("Value")
 
 
 def fine_tune(
-    data: str | Path | DataSpec, *, name: str, profile: str | None = None, **config: Any
+    data: str | Path | DataSpec,
+    *,
+    name: str,
+    profile: str | None = None,
+    pattern: str = DEFAULT_PATTERN,
+    start_from: str | None = None,
+    **config: Any,
 ) -> FineTuneResult:
     """Fine-tune one model durably and return its result.
 
@@ -36,6 +44,8 @@ def fine_tune(
         data: file, directory or hub id, or a ``DataSpec`` that says more.
         name: name of the run.
         profile: Temporal connection profile; default: the embedded engine.
+        pattern: ``bert_checkpointing``, or ``bert_finetune``, which makes no checkpoints.
+        start_from: go on from a checkpoint of another run, ``RUN`` or ``RUN@STEP``.
         **config: fields of ``FineTuneConfig``, such as ``model``, ``epochs`` or ``learning_rate``.
 
     Raises:
@@ -44,9 +54,10 @@ def fine_tune(
     """
     checked_name(name)
     given = data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
-    spec = ExperimentSpec(name=name, data=given, runs=(FineTuneConfig.parse(config),))
+    parent = None if start_from is None else CheckpointRef.parse_text(start_from)
+    spec = ExperimentSpec(name=name, data=given, runs=(FineTuneConfig.parse(config),), start_from=parent)
     spec = located(spec, here=explicit_profile(profile) is None)
-    return _blocking(_fine_tune(spec, profile))
+    return _blocking(_fine_tune(spec, pattern, profile))
 
 
 def predict(
@@ -68,9 +79,9 @@ def predict(
     return _blocking(_predict(request, profile))
 
 
-async def _fine_tune(spec: ExperimentSpec, profile: str | None) -> FineTuneResult:
+async def _fine_tune(spec: ExperimentSpec, pattern: str, profile: str | None) -> FineTuneResult:
     async with Client.connect(profile=profile) as client:
-        await client.start(spec)
+        await client.start(spec, pattern=pattern)
         view = (await client.wait(spec.name)).runs[0]
     if view.result is not None:
         return view.result

@@ -39,6 +39,13 @@ FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
 
+PATTERNS: Final = {
+    "bert_checkpointing": CHECKPOINTED_WORKFLOW,
+    "bert_finetune": FINE_TUNING_WORKFLOW,
+}
+"""Workflows that train an experiment, by the name of their pattern; the first is the default."""
+
+CANCEL_RUN_UPDATE: Final = "cancel_run"
 REPORT_SIGNAL: Final = "report"
 """By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
 

@@ -121,6 +121,15 @@ def train(
         list[str] | None, typer.Option("--data", metavar="FIELD=VALUE", help="Any other field of the data.")
     ] = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="Train one run after the other.")] = False,
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="RUN[@STEP]", help="Go on from a checkpoint of that run.")
+    ] = None,
+    checkpoint_every: Annotated[
+        str | None, typer.Option(help="Steps between checkpoints; default: by their cost, at most 60 s.")
+    ] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="bert_checkpointing, the default, or bert_finetune.")
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
     profile: Profile = None,
     json: Json = False,
@@ -142,9 +151,11 @@ def train(
         data_fields=command.given(columns) | command.assigned(data_assignments, option="--data"),
         runs=[command.assigned(run.split(","), option="--run") for run in runs or []],
         in_order=in_order,
+        start_from=start_from,
+        checkpoint_every=checkpoint_every,
         profile=profile,
     )
-    raise typer.Exit(command.run(spec, follow=follow, profile=profile, as_json=json))
+    raise typer.Exit(command.run(spec, pattern=pattern, follow=follow, profile=profile, as_json=json))
 
 
 @app.command()
@@ -215,6 +226,32 @@ def cancel(
     from durabert.cli import look
 
     look.cancel(name, profile=profile, as_json=json)
+
+
+@app.command()
+def pause(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Free the device and keep the run open; returns when no process is left."""
+    from durabert.cli import steer
+
+    steer.pause(name, profile=profile, as_json=json)
+
+
+@app.command()
+def resume(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    queue: Annotated[str | None, typer.Option(help="Task queue to go on on.")] = None,
+    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Go on with a paused, cancelled or failed run, from its newest checkpoint."""
+    from durabert.cli import steer
+
+    raise typer.Exit(steer.resume(name, queue=queue, follow=follow, profile=profile, as_json=json))
 
 
 @app.command()

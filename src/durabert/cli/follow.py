@@ -179,7 +179,8 @@ class _Board:
     def _say(self, run: RunView) -> None:
         progress = run.progress
         where = f"{progress.phase} {progress.epoch}" if progress else ""
-        milestone = f"{run.status} {run.attempts} {where}"
+        warnings = progress.warnings if progress else []
+        milestone = f"{run.status} {run.attempts} {where} {warnings}"
         if self._said.get(run.run) != milestone:
             self._said[run.run] = milestone
             say(f"{run.run}: {self._state(run)}")
@@ -195,6 +196,8 @@ class _Board:
             parts.append(problem)
         if run.heartbeat_age_seconds and run.heartbeat_age_seconds > LOST_AFTER_SECONDS:
             parts.append(f"no sign of the worker for {run.heartbeat_age_seconds:.0f} s")
+        if run.progress and run.progress.warnings:
+            parts.append(f"({run.progress.warnings[-1]})")
         return "  ".join(parts)
 
 
@@ -215,6 +218,8 @@ def _final(run: RunView, *, alone: bool) -> str:
 
 def _activity(run: RunView) -> str:
     progress = run.progress
+    if run.status == "paused":
+        return f"paused; durabert resume {run.run} lets it go on"
     if run.status == "queued":
         return "waiting for a worker"
     if progress is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from durabert.client import ExperimentView, RunView
-    from durabert.specs import InferenceRequest, InferenceResult
+    from durabert.specs import AttemptRecord, FineTuneResult, InferenceRequest, InferenceResult
 
 
 def put(result: Table | str, *, style: str | None = None) -> None:
@@ -125,9 +125,15 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("worker", run.worker),
         ("error", run.error and f"{run.error.type}: {run.error.message}"),
         ("last attempt", run.last_error and f"{run.last_error.type}: {run.last_error.message}"),
-        ("progress", run.progress and run.progress.model_dump_json(exclude_defaults=True)),
+        (
+            "progress",
+            run.progress and run.progress.model_dump_json(exclude_defaults=True, exclude=_OWN_LINES),
+        ),
+        ("checkpoint", _checkpoint(run)),
     ]
     facts += [(name, value) for name, value in optional if value]
+    facts += [("attempt", _attempt(attempt)) for attempt in run.attempt_log]
+    facts += [("warning", warning) for warning in (run.progress.warnings if run.progress else [])]
     facts.append(("configuration", run.config.model_dump_json(exclude_none=True)))
     if run.result:
         result = run.result
@@ -148,11 +154,39 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
             ("threads", str(result.num_threads)),
             ("model sha256", result.model_sha256),
             ("data sha256", result.data_sha256),
+            *_durability(result),
             ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
             ("directory", result.directory),
             *[("note", notice) for notice in result.notices],
         ]
     return facts
+
+
+_OWN_LINES = {"attempt_log", "warnings", "checkpoint_step"}
+"""Fields of the progress that are shown by themselves."""
+
+
+def _checkpoint(run: RunView) -> str | None:
+    if run.progress is None or run.progress.checkpoint_step is None:
+        return None
+    return f"step {run.progress.checkpoint_step}"
+
+
+def _attempt(attempt: AttemptRecord) -> str:
+    start = "" if attempt.resumed_from is None else f", from step {attempt.resumed_from}"
+    last = "" if attempt.last_step is None else f", last checkpoint step {attempt.last_step}"
+    end = "" if attempt.ended is None else f", ended by {attempt.ended}"
+    return f"{attempt.number} on {attempt.worker}{start}{last}{end}"
+
+
+def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
+    parent = result.parent
+    optional = [
+        ("state sha256", result.state_sha256),
+        ("snapshot", result.snapshot),
+        ("began from", parent and parent.run + ("" if parent.step is None else f"@{parent.step}")),
+    ]
+    return [(name, value) for name, value in optional if value]
 
 
 def _numbers(metrics: dict[str, float]) -> str:

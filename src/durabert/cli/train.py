@@ -11,10 +11,12 @@ from typing import Any
 from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
 from durabert.cli.render import print_outcome, say
 from durabert.client import Client
+from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
 from durabert.connection import explicit_profile
+from durabert.contract import PATTERNS
 from durabert.errors import SpecInvalid
-from durabert.specs import ExperimentSpec, experiment_from_toml
+from durabert.specs import CheckpointPolicy, CheckpointRef, ExperimentSpec, experiment_from_toml
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +48,8 @@ def spec_from_options(
     data_fields: dict[str, Any],
     runs: list[dict[str, Any]],
     in_order: bool,
+    start_from: str | None = None,
+    checkpoint_every: str | None = None,
     profile: str | None,
 ) -> ExperimentSpec:
     """Build an experiment from a TOML file, options, or both; options win.
@@ -57,6 +61,11 @@ def spec_from_options(
     if not (data or document.get("data") or data_fields.get("source")):
         raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
     document |= given({"name": name, "in_order": in_order or None, "runs": runs or None})
+    if start_from is not None:
+        document["start_from"] = CheckpointRef.parse_text(start_from)
+    if checkpoint_every is not None:
+        policy = document.get("checkpoints", {})
+        document["checkpoints"] = CheckpointPolicy.parse({**policy, "every_steps": checkpoint_every})
     spec = experiment_from_toml(
         {"name": "unnamed", **document}, data=data_fields | given({"source": data}), config=fields
     )
@@ -64,14 +73,22 @@ def spec_from_options(
     return spec if "name" in document else _named_by_content(spec)
 
 
-def run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
+def run(
+    spec: ExperimentSpec, *, pattern: str | None, follow: bool, profile: str | None, as_json: bool
+) -> int:
     """Start or join an experiment and, if wanted, follow it; return the exit code."""
-    return asyncio.run(_run(spec, follow=follow, profile=profile, as_json=as_json))
+    if pattern is not None and pattern not in PATTERNS:
+        raise SpecInvalid(f"--pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
+    return asyncio.run(
+        _run(spec, pattern or DEFAULT_PATTERN, follow=follow, profile=profile, as_json=as_json)
+    )
 
 
-async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_json: bool) -> int:
-    async with Client.connect(profile=profile, worker=follow, on_starting=_announce) as client:
-        started = await client.start(spec)
+async def _run(
+    spec: ExperimentSpec, pattern: str, *, follow: bool, profile: str | None, as_json: bool
+) -> int:
+    async with Client.connect(profile=profile, worker=follow, on_starting=announce_start) as client:
+        started = await client.start(spec, pattern=pattern)
         view = await client.status(spec.name)
         if started.joined:
             state = "is running" if view.ended is None else f"has already ended ({view.status})"
@@ -86,7 +103,8 @@ async def _run(spec: ExperimentSpec, *, follow: bool, profile: str | None, as_js
     return exit_code(followed)
 
 
-def _announce() -> None:
+def announce_start() -> None:
+    """Say that an engine is being started, which takes a while."""
     say("Starting the embedded Temporal server ...")
 
 

@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from temporalio.client import (
     WorkflowFailureError,
@@ -20,22 +20,24 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
+from durabert.client.pausing import pause, unpause
 from durabert.client.predictions import RunningPrediction, start_prediction
 from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
 from durabert.client.wording import details, difference, summary
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
-from durabert.contract import FINE_TUNING_WORKFLOW, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO
+from durabert.contract import CANCEL_RUN_UPDATE, PATTERNS, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO
 from durabert.engine import Engine, home_directory
-from durabert.errors import NameInUse, RunNotFound, RunNotUsable
-from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, checked_run
+from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
+from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, RunOutcome, checked_run
 from durabert.specs.base import RUN_SEPARATOR
-from durabert.workflows import BertFineTuningWorkflow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from temporalio.client import Client as TemporalClient
+
+DEFAULT_PATTERN: Final = next(iter(PATTERNS))
 
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
 """How often a watched experiment is described; heartbeats reach the server once a second."""
@@ -49,6 +51,16 @@ class Started:
     """The experiment."""
     joined: bool
     """It was there already, with the same spec."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What ``Client.resume`` did."""
+
+    name: str
+    """The experiment."""
+    how: Literal["unpaused", "restarted", "running"]
+    """It was paused, or had ended, or ran all the time."""
 
 
 class Client:
@@ -105,30 +117,42 @@ class Client:
         finally:
             engine.close()
 
-    async def start(self, spec: ExperimentSpec) -> Started:
+    async def start(self, spec: ExperimentSpec, *, pattern: str = DEFAULT_PATTERN) -> Started:
         """Start an experiment, or join it if the same spec was started under this name before.
+
+        Args:
+            spec: what to train.
+            pattern: ``bert_checkpointing``, or ``bert_finetune``, which makes neither snapshots nor
+                checkpoints.
 
         Raises:
             NameInUse: the name belongs to another spec that runs or has completed.
+            SpecInvalid: there is no such pattern.
         """
-        digest = spec.digest()
+        if pattern not in PATTERNS:
+            raise SpecInvalid(f"pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
         try:
-            await self.temporal.start_workflow(
-                BertFineTuningWorkflow.run,
-                spec,
-                id=spec.name,
-                task_queue=self.queues.train,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-                id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-                memo={SPEC_DIGEST_MEMO: digest},
-                search_attributes=search_attributes(spec) if await self._is_searchable() else None,
-                static_summary=summary(spec),
-                static_details=details(spec),
-            )
+            await self._start(spec, PATTERNS[pattern], WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
-            await self._require_same(spec, digest)
+            await self._require_same(spec)
             return Started(spec.name, joined=True)
         return Started(spec.name, joined=False)
+
+    async def _start(
+        self, spec: ExperimentSpec, workflow: str, reuse: WorkflowIDReusePolicy, *, queue: str | None = None
+    ) -> None:
+        await self.temporal.start_workflow(
+            workflow,
+            spec,
+            id=spec.name,
+            task_queue=queue or self.queues.train,
+            id_reuse_policy=reuse,
+            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+            memo={SPEC_DIGEST_MEMO: spec.digest()},
+            search_attributes=search_attributes(spec) if await self._is_searchable() else None,
+            static_summary=summary(spec),
+            static_details=details(spec),
+        )
 
     async def status(self, name: str) -> ExperimentView:
         """Return what is so of an experiment, or of the experiment of a run.
@@ -191,7 +215,7 @@ class Client:
 
     async def experiments(self) -> list[ExperimentView]:
         """Return every experiment that the server knows, the newest first."""
-        query = f"WorkflowType = '{FINE_TUNING_WORKFLOW}'"
+        query = f"WorkflowType IN ({', '.join(repr(kind) for kind in PATTERNS.values())})"
         # A name that was used again after a failure is listed once an execution.
         names = dict.fromkeys([found.id async for found in self.temporal.list_workflows(query)])
         return [await self.status(name) for name in names]
@@ -212,10 +236,58 @@ class Client:
             await handle.cancel()
             return await self.wait(view.name)
         try:
-            await handle.execute_update(BertFineTuningWorkflow.cancel_run, name)
+            await handle.execute_update(CANCEL_RUN_UPDATE, name, result_type=RunOutcome)
         except WorkflowUpdateFailedError as error:
             raise restored(error.cause) from None
         return await self.status(view.name)
+
+    async def pause(self, name: str) -> ExperimentView:
+        """Pause an experiment or one run of it: its device is free when this returns, and it stays open.
+
+        Raises:
+            RunNotFound: there is none of that name.
+            RunNotUsable: it has ended, or is paused already.
+        """
+        handle, _ = await self._experiment(name)
+        await pause(self.temporal, handle, name)
+        while True:
+            view = await self.status(name)
+            targets = [run for run in view.runs if name in (run.run, view.name)]
+            if all(run.ended or run.status == "paused" for run in targets):
+                return view
+            await asyncio.sleep(POLL_INTERVAL.total_seconds() / 5)
+
+    async def resume(self, name: str, *, queue: str | None = None) -> Resumed:
+        """Let a paused run go on, or a cancelled or failed experiment from its newest checkpoints.
+
+        Args:
+            name: an experiment or a run.
+            queue: task queue to go on on; default: the one that it was on, or that of this client.
+
+        Raises:
+            RunNotFound: there is none of that name.
+            RunNotUsable: it has completed, or it ended inside an experiment that still runs.
+        """
+        handle, description = await self._experiment(name)
+        view = await self.status(name)
+        targets = [run for run in view.runs if name in (run.run, view.name)]
+        if view.ended is None:
+            if all(run.ended for run in targets):
+                raise RunNotUsable(
+                    f"run {name!r} is {targets[0].status}, and its experiment {view.name!r} still runs; "
+                    "resume it when that has ended"
+                )
+            if await unpause(self.temporal, handle, name, queue=queue):
+                return Resumed(view.name, "unpaused")
+            return Resumed(view.name, "running")
+        if all(run.status == "completed" for run in targets):
+            raise RunNotUsable(
+                f"{name!r} has completed; to train on from it, start a new run: "
+                f"durabert train DATA --name NEW --from {targets[0].run} --epochs MORE"
+            )
+        spec = spec_of(await handle.fetch_history())
+        await self._start(spec, description.workflow_type, WorkflowIDReusePolicy.ALLOW_DUPLICATE, queue=queue)
+        return Resumed(view.name, "restarted")
 
     async def predict(self, request: InferenceRequest) -> InferenceResult:
         """Predict with the model of a finished run.
@@ -268,12 +340,12 @@ class Client:
                 return handle, description
         raise RunNotFound(name)
 
-    async def _require_same(self, spec: ExperimentSpec, digest: str) -> None:
+    async def _require_same(self, spec: ExperimentSpec) -> None:
         handle = self.temporal.get_workflow_handle(spec.name)
         description = await handle.describe()
         if not is_experiment(description):
             raise NameInUse(spec.name, difference=f"a workflow of type {description.workflow_type}")
-        if await description.memo_value(SPEC_DIGEST_MEMO, None) == digest:
+        if await description.memo_value(SPEC_DIGEST_MEMO, None) == spec.digest():
             return
         other = spec_of(await handle.fetch_history())
         if other != spec:

@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.client import WorkflowExecutionStatus
 
-from durabert.contract import FINE_TUNE_BERT, FINE_TUNING_WORKFLOW
+from durabert.contract import CREATE_DATASET_SNAPSHOT, FINE_TUNE_BERT, PATTERNS
 from durabert.errors import WorkerLost
 from durabert.specs import (
+    AttemptRecord,
     ErrorInfo,
     ExperimentSpec,
     FineTuneConfig,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from temporalio.api.common.v1 import Payload
     from temporalio.api.failure.v1 import Failure
     from temporalio.api.history.v1 import HistoryEvent
+    from temporalio.api.workflow.v1 import PendingActivityInfo
     from temporalio.client import WorkflowExecutionDescription, WorkflowHistory
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -64,6 +66,13 @@ class RunView(Wire):
         """Whether the run is over."""
         return self.status in ENDED
 
+    @property
+    def attempt_log(self) -> list[AttemptRecord]:
+        """What each attempt began with and how it ended, where the run makes checkpoints."""
+        if self.result is not None:
+            return self.result.attempt_log
+        return self.progress.attempt_log if self.progress is not None else []
+
     def as_json(self) -> dict[str, Any]:
         """Return one flat object with the same fields for every status."""
         result, progress = self.result, self.progress
@@ -87,6 +96,8 @@ class RunView(Wire):
             "worker": self.worker,
             "config": self.config.model_dump(),
         }
+        document["attempt_log"] = [one.model_dump(mode="json") for one in self.attempt_log]
+        document["warnings"] = progress.warnings if progress else []
         document["progress"] = progress.model_dump() if progress else None
         document["result"] = result.model_dump(mode="json") if result else None
         return document
@@ -146,7 +157,7 @@ def spec_of(history: WorkflowHistory) -> ExperimentSpec:
 
 def is_experiment(description: WorkflowExecutionDescription) -> bool:
     """Return whether a workflow is one of ours with runs in it."""
-    return description.workflow_type == FINE_TUNING_WORKFLOW
+    return description.workflow_type in PATTERNS.values()
 
 
 def pending_progress(description: WorkflowExecutionDescription) -> Progress | None:
@@ -208,24 +219,34 @@ def _error(failure: Failure) -> ErrorInfo:
 
 def _apply_pending(runs: dict[str, RunView], description: WorkflowExecutionDescription) -> None:
     for pending in description.raw_description.pending_activities:
-        view = runs.get(pending.activity_id)
-        if view is None:
-            continue
-        on_worker = pending.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
-        update: dict[str, Any] = {
-            "status": "running" if on_worker else "queued",
-            "attempts": pending.attempt if on_worker else pending.attempt - 1,
-            "worker": pending.last_worker_identity or None,
-        }
-        if pending.HasField("last_failure"):
-            update["last_error"] = _error(pending.last_failure)
-        beat = pending.last_heartbeat_time.ToDatetime(UTC)
-        # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
-        is_new = beat >= pending.last_started_time.ToDatetime(UTC)
-        if on_worker and is_new and pending.heartbeat_details.payloads:
-            update["progress"] = _decode(pending.heartbeat_details.payloads[0], Progress)
-            update["heartbeat_age_seconds"] = (datetime.now(UTC) - beat).total_seconds()
-        runs[pending.activity_id] = view.model_copy(update=update)
+        # A snapshot is taken for all runs.
+        of_all = pending.activity_type.name == CREATE_DATASET_SNAPSHOT.name
+        for run in list(runs) if of_all else [pending.activity_id]:
+            if run in runs:
+                runs[run] = runs[run].model_copy(update=_pending(pending))
+
+
+def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
+    waiting = {
+        PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED: "queued",
+        PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED: "paused",
+    }
+    status = waiting.get(pending.state, "running")
+    on_worker = status == "running"
+    update: dict[str, Any] = {
+        "status": status,
+        "attempts": pending.attempt if on_worker else pending.attempt - 1,
+        "worker": pending.last_worker_identity or None,
+    }
+    if pending.HasField("last_failure"):
+        update["last_error"] = _error(pending.last_failure)
+    beat = pending.last_heartbeat_time.ToDatetime(UTC)
+    # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
+    is_new = beat >= pending.last_started_time.ToDatetime(UTC)
+    if on_worker and is_new and pending.heartbeat_details.payloads:
+        update["progress"] = _decode(pending.heartbeat_details.payloads[0], Progress)
+        update["heartbeat_age_seconds"] = (datetime.now(UTC) - beat).total_seconds()
+    return update
 
 
 def _closed(view: RunView, status: WorkflowExecutionStatus | None) -> RunView:

@@ -25,7 +25,7 @@ Phase = Literal[
     "saving",
     "predicting",
 ]
-RunStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+RunStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 
 MAX_RUNS = 200
 """Largest number of runs in one experiment: a history stays far below Temporal's limits."""

@@ -19,7 +19,7 @@ class Reports:
         self._runs = {run: RunProgress(run=run) for run in runs}
 
     def take(self, report: RunReport) -> None:
-        """Take one more report in; one of a run that is not known, or of an attempt before, changes little."""
+        """Take one more report in; that of an unknown run is passed over."""
         known = self._runs.get(report.run)
         if known is None:
             return

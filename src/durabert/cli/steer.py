@@ -1,0 +1,58 @@
+"""``durabert pause`` and ``resume``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
+from durabert.cli.render import print_json, print_outcome, say
+from durabert.cli.train import announce_start
+from durabert.client import Client
+
+if TYPE_CHECKING:
+    from durabert.client import ExperimentView
+
+
+def pause(name: str, *, profile: str | None, as_json: bool) -> None:
+    """Pause an experiment or a run and wait until no process of it is left."""
+    view = asyncio.run(_pause(name, profile))
+    chosen = [run for run in view.runs if name in (run.run, view.name)]
+    if as_json:
+        print_json(run.as_json() for run in chosen)
+        return
+    for run in chosen:
+        if run.status == "paused":
+            say(f"{run.run} is paused, its device is free; durabert resume {run.run} lets it go on.")
+        else:
+            say(f"{run.run} is {run.status}.")
+
+
+def resume(name: str, *, queue: str | None, follow: bool, profile: str | None, as_json: bool) -> int:
+    """Let a run go on and, if wanted, follow it; return the exit code."""
+    return asyncio.run(_resume(name, queue, follow=follow, profile=profile, as_json=as_json))
+
+
+async def _pause(name: str, profile: str | None) -> ExperimentView:
+    async with Client.connect(profile=profile) as client:
+        return await client.pause(name)
+
+
+async def _resume(name: str, queue: str | None, *, follow: bool, profile: str | None, as_json: bool) -> int:
+    async with Client.connect(profile=profile, worker=follow, on_starting=announce_start) as client:
+        resumed = await client.resume(name, queue=queue)
+        match resumed.how:
+            case "running":
+                say(f"{name!r} is running; there was nothing to resume.")
+            case "unpaused":
+                say(f"{name!r} goes on.")
+            case "restarted":
+                say(f"{resumed.name!r} goes on from its newest checkpoints.")
+        if not follow:
+            say(how_to_go_on(client, resumed.name))
+            return 0
+        view = await follow_experiment(client, resumed.name)
+        if view is None:
+            return 130
+    print_outcome(view, as_json=as_json)
+    return exit_code(view)
