@@ -69,8 +69,12 @@ def alive(pid: int) -> bool:
 class WorkerProcess:
     """A worker of its own, as ``durabert worker`` starts it."""
 
-    def __init__(self, address: str, home: Path, log: Path, *options: str) -> None:
-        environment = {**os.environ, "TEMPORAL_ADDRESS": address, "DURABERT_HOME": str(home)}
+    def __init__(
+        self, address: str, home: Path, log: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
+        environment = {
+            **os.environ, "TEMPORAL_ADDRESS": address, "DURABERT_HOME": str(home), **(environment or {}),
+        }  # fmt: skip
         self._log = log.open("ab")
         self.process = subprocess.Popen(
             [DURABERT, "worker", *options],

@@ -33,7 +33,7 @@ def reach(place: str) -> None:
         return
     _reached[place] += 1
     for fault in faults:
-        if fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault):
+        if _hits(fault, place):
             _strike(fault["do"])
 
 
@@ -43,9 +43,11 @@ def strikes(place: str) -> bool:
     if not faults:
         return False
     _reached[place] += 1
-    return any(
-        fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault) for fault in faults
-    )
+    return any(_hits(fault, place) for fault in faults)
+
+
+def _hits(fault: dict[str, Any], place: str) -> bool:
+    return fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault)
 
 
 @cache
@@ -72,8 +74,9 @@ def _strike(what: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "term":
-            os.kill(os.getpid(), signal.SIGTERM)
+        case "hold":
+            # Until the parent says stop, or somebody kills the process.
+            signal.pause()
         case "enospc":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         case "oom":

@@ -13,7 +13,8 @@ from temporalio.worker import Worker
 from durabert import supervisor
 from durabert.activities.devices import DeviceSlots
 from durabert.plugin import DurabertPlugin
-from durabert.store import RunStore
+from durabert.store.objects import open_store
+from durabert.store.runs import RunStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,11 @@ async def run_worker(
         drain: how long running activities may take to finish after the signal; what is then still running is
             stopped and handed over to another worker at once.
         on_ready: called with the queue names and the number of slots.
+
+    Raises:
+        StoreInvalid: the artifact store cannot be read and written.
     """
+    await asyncio.to_thread(open_store(None, home=home).check)
     RunStore(home).sweep()
     names = list(dict.fromkeys(queues))
     stop = _stop_signals()

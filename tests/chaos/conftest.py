@@ -47,9 +47,11 @@ def start_worker(
     """Start workers on the test's own queue; all are stopped at its end, by their ids."""
     workers: list[WorkerProcess] = []
 
-    def start(*options: str) -> WorkerProcess:
+    def start(*options: str, environment: dict[str, str] | None = None) -> WorkerProcess:
         log = tmp_path / f"worker-{len(workers)}.log"
-        worker = WorkerProcess(engine.info.address, home, log, "--train-queue", queue, *options)
+        worker = WorkerProcess(
+            engine.info.address, home, log, "--train-queue", queue, *options, environment=environment
+        )
         workers.append(worker)
         return worker
 

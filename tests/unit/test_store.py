@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from durabert.errors import NameInvalid, RunNotFound
-from durabert.store import MODEL_DIRECTORY, RESULT_FILE, RunExists, RunStore
+from durabert.store.runs import MODEL_DIRECTORY, RESULT_FILE, RunExists, RunStore
 
 
 def fill(staged):

@@ -15,7 +15,7 @@ from temporalio.worker import Replayer, Worker
 
 from durabert.client import Client
 from durabert.connection import TaskQueues
-from durabert.contract import FINE_TUNE_BERT, RUN_BERT_INFERENCE
+from durabert.contract import CREATE_DATASET_SNAPSHOT, FINE_TUNE_BERT, RUN_BERT_INFERENCE
 from durabert.specs import (
     FineTuneRequest,
     FineTuneResult,
@@ -24,6 +24,8 @@ from durabert.specs import (
     Prediction,
     Progress,
     RowCounts,
+    SnapshotRequest,
+    SnapshotResult,
 )
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
@@ -71,6 +73,7 @@ class FakeActivities:
     running: int = 0
     most_running: int = 0
     attempts: dict[str, int] = field(default_factory=dict)
+    snapshots: int = 0
 
     @activity.defn(name=FINE_TUNE_BERT.name)
     async def fine_tune_bert(self, request: FineTuneRequest) -> FineTuneResult:
@@ -110,6 +113,15 @@ class FakeActivities:
 
         with contextlib.suppress(TimeoutError):
             await until(accompanied, seconds=1, what="another run goes on")
+
+    @activity.defn(name=CREATE_DATASET_SNAPSHOT.name)
+    async def create_dataset_snapshot(self, request: SnapshotRequest) -> SnapshotResult:
+        if request.data.source == "missing.csv":
+            raise ApplicationError("there is no missing.csv", type="DataNotFound", non_retryable=True)
+        self.snapshots += 1
+        return SnapshotResult(
+            snapshot="5" * 64, name="data", rows={"train": 3}, columns=["text"], created=True
+        )
 
     @activity.defn(name=RUN_BERT_INFERENCE.name)
     async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
@@ -157,7 +169,11 @@ async def serving(temporal, queue, **options):
         temporal,
         task_queue=queue,
         workflows=WORKFLOWS,
-        activities=[activities.fine_tune_bert, activities.run_bert_inference],
+        activities=[
+            activities.create_dataset_snapshot,
+            activities.fine_tune_bert,
+            activities.run_bert_inference,
+        ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),
         **options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +17,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, Fa
 from durabert.errors import (
     DurabertError,
     InfrastructureError,
+    OutOfMemory,
     Retry,
     RunPaused,
     SpecInvalid,
@@ -46,6 +48,10 @@ CHECKPOINT_GRACE: Final = timedelta(seconds=25)
 
 STALL_LIMIT: Final = timedelta(minutes=30)
 """A child that reports nothing for so long is taken for hung; the longest silence is a model download."""
+
+FIRST_DELAY: Final = timedelta(seconds=1)
+LONGEST_DELAY: Final = timedelta(seconds=60)
+"""Before an attempt after one that failed; doubled by each that brought the work no further."""
 
 HAND_OVER_DELAY: Final = timedelta(milliseconds=200)
 """Before another worker gets what this one hands over."""
@@ -133,16 +139,31 @@ def _hand_over() -> InfrastructureError | None:
     return None
 
 
-def as_application_error(error: DurabertError, *, attempt: int) -> ApplicationError:
-    """Return what Temporal is told of an error in the given attempt, counted from 1."""
+def as_application_error(
+    error: DurabertError, *, attempt: int, fruitless: int | None = None
+) -> ApplicationError:
+    """Return what Temporal is told of an error.
+
+    Args:
+        error: what ended the attempt.
+        attempt: number of the attempt from 1, hand-overs not counted where that is known.
+        fruitless: attempts in a row before this one that brought the work no further; default: all.
+    """
     final = error.retry is Retry.NEVER or (error.retry is Retry.TWICE and attempt > 2)
     return ApplicationError(
         str(error),
         type=type(error).__name__,
         non_retryable=final,
-        next_retry_delay=HAND_OVER_DELAY if isinstance(error, WorkerStopping) else None,
+        next_retry_delay=None if final else _delay(error, attempt - 1 if fruitless is None else fruitless),
         category=_category(error),
     )
+
+
+def _delay(error: DurabertError, fruitless: int) -> timedelta:
+    if isinstance(error, (WorkerStopping, RunPaused)):
+        return HAND_OVER_DELAY
+    # Not by the number of attempts, as the server would: one that got on deserves the next at once.
+    return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(fruitless, 10))
 
 
 def _category(error: DurabertError) -> ApplicationErrorCategory:
@@ -178,8 +199,12 @@ async def run_child(
         try:
             async with _ending_with_the_worker(resumable):
                 return await supervise(placed, on_event=beats.on_event, grace=grace, stall=STALL_LIMIT)
-        except UnexpectedError as error:
-            raise as_application_error(error, attempt=beats.num_bugs() + 1) from error
+        except OutOfMemory:
+            # The caller may go on at once, in smaller pieces.
+            raise
+        except (InfrastructureError, UnexpectedError) as error:
+            attempt = beats.num_bugs() + 1 if isinstance(error, UnexpectedError) else activity.info().attempt
+            raise as_application_error(error, attempt=attempt, fruitless=beats.num_fruitless()) from None
 
 
 @asynccontextmanager
@@ -223,6 +248,16 @@ class _Beats:
             return activity.info().attempt - 1
         # The server counts hand-overs and pauses, too.
         return sum(one.ended == UnexpectedError.__name__ for one in log)
+
+    def num_fruitless(self) -> int:
+        """Return how many attempts in a row, this one included, brought the work no further."""
+        log = self.latest.attempt_log
+        if not log:
+            return activity.info().attempt - 1
+        if (self.latest.checkpoint_step or 0) > (log[-1].resumed_from or 0):
+            return 0
+        fruitless = itertools.takewhile(lambda one: one.last_step is None, reversed(log))
+        return sum(1 for _ in fruitless) - 1
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from durabert.contract import REPORT_SIGNAL
@@ -86,7 +87,7 @@ class RunReporter:
                 "loss": latest.loss,
                 "checkpoint_step": latest.checkpoint_step,
                 "resumed_from": latest.attempt_log[-1].resumed_from if latest.attempt_log else None,
-                "error": None if error is None else type(error).__name__,
+                "error": None if error is None else _class_of(error),
                 "message": None if error is None else str(error)[:500],
             }
         )
@@ -96,3 +97,8 @@ class RunReporter:
             await workflow.signal(REPORT_SIGNAL, report)
         except RPCError as lost:
             activity.logger.info("the workflow was not told that attempt %d %s: %s", info.attempt, kind, lost)
+
+
+def _class_of(error: BaseException) -> str:
+    # Most errors of durabert are Temporal's by the time that they come by here.
+    return error.type or "" if isinstance(error, ApplicationError) else type(error).__name__

@@ -29,7 +29,15 @@ from durabert.errors import (
     TrainingDiverged,
     WorkerStopping,
 )
-from durabert.specs import CheckpointRef, FineTuneConfig, FineTuneRequest, FineTuneResult, Progress, Wire
+from durabert.specs import (
+    AttemptRecord,
+    CheckpointRef,
+    FineTuneConfig,
+    FineTuneRequest,
+    FineTuneResult,
+    Progress,
+    Wire,
+)
 from durabert.store.attempts import Attempt
 from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import ObjectStore, open_store
@@ -118,7 +126,7 @@ def _train_anew(
             update={
                 "parent": job.request.start_from,
                 "state_sha256": attempt.state_sha256,
-                "attempt_log": attempt.log[-RESULT_ATTEMPTS:],
+                "attempt_log": _log(attempt, last_step=trained.steps),
                 "attempts": len(attempt.log),
                 "notices": [*trained.notices, *map(str, attempt.passed)],
             }
@@ -260,6 +268,11 @@ def _tell(attempt: Attempt, error: DurabertError) -> None:
     except (StoreUnavailable, AttemptSuperseded) as unsaid:
         # The next attempt finds this one without an end, as if it had been killed.
         print(f"the end of attempt {attempt.number} cannot be written down: {unsaid}")  # noqa: T201 - the log
+
+
+def _log(attempt: Attempt, *, last_step: int) -> list[AttemptRecord]:
+    *before, this = attempt.log[-RESULT_ATTEMPTS:]
+    return [*before, this.model_copy(update={"last_step": last_step})]
 
 
 def _publish(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from durabert.faults import reach
 from durabert.specs import Progress
 
 INTERVAL: Final = 0.25
@@ -53,6 +54,8 @@ class Reporter:
 
     def phase(self, name: str, *, at_once: bool = False, **fields: Any) -> None:
         """Enter a phase and report it at once; fields that are not given stay as they were."""
+        if name != self._state["phase"]:
+            reach(f"phase.{name}")
         self.tick(at_once=at_once or name != self._state["phase"], phase=name, **fields)
 
     def tick(self, *, at_once: bool = False, **fields: Any) -> None:

@@ -30,6 +30,7 @@ from durabert.engine import Engine, home_directory
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
 from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, RunOutcome, checked_run
 from durabert.specs.base import RUN_SEPARATOR
+from durabert.store.objects import open_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -98,15 +99,20 @@ class Client:
 
         Raises:
             EngineUnavailable: no server answers.
+            StoreInvalid: the embedded engine's worker could not use the artifact store.
         """
         chosen = explicit_profile(profile)
         if chosen is not None:
             with server_answers():
                 yield cls(await connect(chosen), queues=queues)
             return
+        home = home_directory(home)
+        if worker:
+            # Its worker would find out, too, but could tell it in its log alone.
+            await asyncio.to_thread(open_store(None, home=home).check)
         engine = await asyncio.to_thread(
             Engine.attach,
-            home_directory(home),
+            home,
             worker=worker,
             search_attributes=SEARCH_ATTRIBUTES,
             on_starting=on_starting,

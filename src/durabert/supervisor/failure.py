@@ -7,6 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from durabert import errors
@@ -65,12 +66,24 @@ def _class_of_text(text: str) -> type[DurabertError]:
     return UnexpectedError
 
 
-def ended_without_result(status: int, log_lines: Sequence[str]) -> DurabertError:
+def num_memory_kills() -> int:
+    """Return how many processes the kernel has killed for memory since it was started; 0 if it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def ended_without_result(
+    status: int, log_lines: Sequence[str], *, memory_killer_struck: bool = False
+) -> DurabertError:
     """Return the error of a process that ended by itself and told neither result nor error.
 
     Args:
         status: As ``os.waitpid`` gives it.
         log_lines: The last lines that the process wrote.
+        memory_killer_struck: Whether the kernel has killed for memory while the process lived.
     """
     shown = [line[:SHOWN_WIDTH] for line in log_lines[-SHOWN_LINES:]]
     tail = f"; its last lines: {' | '.join(shown)}" if shown else ""
@@ -80,6 +93,8 @@ def ended_without_result(status: int, log_lines: Sequence[str]) -> DurabertError
         )
     number = os.WTERMSIG(status)
     sentence = f"the process was killed by {_signal_name(number)}"
+    if number == signal.SIGKILL and memory_killer_struck:
+        return OutOfMemory("the kernel killed the process because the machine had too little memory")
     if number == signal.SIGKILL:
         return ProcessKilled(f"{sentence}, most often the kernel's out-of-memory killer")
     if _class_of_text("\n".join(log_lines)) is DeviceFault:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from durabert.errors import DurabertError, OutOfMemory, ProcessKilled, ProcessStalled
-from durabert.supervisor.failure import classified, ended_without_result
+from durabert.supervisor.failure import classified, ended_without_result, num_memory_kills
 from durabert.supervisor.forkserver import ON_LINUX, kill_group
 from durabert.supervisor.launcher import Launched, launcher
 from durabert.supervisor.protocol import Event, Job, Lines
@@ -71,6 +71,7 @@ class _Watch:
         self._error: Exception | None = None
         self._stopping = False
         self._log_start = _size(job.log)
+        self._memory_kills = num_memory_kills()
         self._line_messages, self._status_messages = Lines(), Lines()
         self._last_heard = self._loop.time()
         self._launched = _launched(job)
@@ -109,7 +110,11 @@ class _Watch:
             raise _failure(self._ending)
         if self._exit_status is None:
             raise ProcessKilled("the fork server ended, and the process with it")
-        raise ended_without_result(self._exit_status, _tail(self._job.log, start=self._log_start))
+        raise ended_without_result(
+            self._exit_status,
+            _tail(self._job.log, start=self._log_start),
+            memory_killer_struck=num_memory_kills() > self._memory_kills,
+        )
 
     def _read_line(self) -> None:
         try:

@@ -31,7 +31,9 @@ HEARTBEAT_TIMEOUT: Final = timedelta(seconds=30)
 RETRY: Final = RetryPolicy(
     initial_interval=timedelta(seconds=1),
     backoff_coefficient=2.0,
-    maximum_interval=timedelta(seconds=60),
+    # For a worker that is lost. An activity that fails says itself how long to wait, up to 60 s: the server
+    # would count hand-overs, too, and a run that was moved often would wait longer and longer.
+    maximum_interval=timedelta(seconds=5),
     # Infrastructure is retried without limit; errors that are final say so themselves (durabert.errors).
     maximum_attempts=0,
 )

@@ -1,0 +1,159 @@
+"""The contract of an object store, as a class of tests to derive from."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durabert.errors import ArtifactDamaged
+from durabert.store.blobs import Blobs, blob_path
+from durabert.store.objects import PATH, ObjectExists, ObjectMissing, ObjectStore
+
+NUM_WRITERS = 8
+MEBIBYTE = 2**20
+
+
+class StoreContract:
+    """Derive from it, override ``make_store``, and run it with pytest and hypothesis.
+
+    The store may hold other objects; each test works below a directory of its own.
+    """
+
+    def make_store(self) -> ObjectStore:
+        """Return the store to test, the same one at each call within a test."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def objects(self) -> ObjectStore:
+        """The store."""
+        return self.make_store()
+
+    @pytest.fixture
+    def directory(self) -> str:
+        """A directory that no other test uses."""
+        return f"contract/{secrets.token_hex(8)}"
+
+    def test_check_leaves_nothing(self, objects: ObjectStore) -> None:
+        before = {info.path for info in objects.list("probe")}
+
+        objects.check()
+
+        assert {info.path for info in objects.list("probe")} <= before
+
+    @pytest.mark.parametrize("size", [0, 1, 32 * MEBIBYTE])
+    def test_what_is_written_is_read(self, objects: ObjectStore, directory: str, size: int) -> None:
+        data = (b"durabert" * (size // 8 + 1))[:size]
+
+        objects.write(f"{directory}/object", data)
+
+        assert objects.read(f"{directory}/object") == data
+        info = objects.info(f"{directory}/object")
+        assert info is not None
+        assert (info.path, info.size) == (f"{directory}/object", size)
+
+    def test_write_takes_the_place_of_what_was_there(self, objects: ObjectStore, directory: str) -> None:
+        objects.write(f"{directory}/object", b"longer than the new one")
+        objects.write(f"{directory}/object", b"new")
+
+        assert objects.read(f"{directory}/object") == b"new"
+
+    def test_create_leaves_what_is_there(self, objects: ObjectStore, directory: str) -> None:
+        objects.create(f"{directory}/object", b"first")
+        with pytest.raises(ObjectExists):
+            objects.create(f"{directory}/object", b"second")
+
+        assert objects.read(f"{directory}/object") == b"first"
+
+    def test_creating_the_same_again_is_the_answer_that_was_lost(
+        self, objects: ObjectStore, directory: str
+    ) -> None:
+        objects.create(f"{directory}/object", b"same")
+        objects.create(f"{directory}/object", b"same")
+
+        assert objects.read(f"{directory}/object") == b"same"
+
+    def test_of_those_who_create_at_once_one_wins(self, objects: ObjectStore, directory: str) -> None:
+        if not objects.is_conditional():
+            pytest.skip("the store knows no conditional writes")
+        barrier = threading.Barrier(NUM_WRITERS)
+
+        def create(number: int) -> int | None:
+            barrier.wait()
+            try:
+                objects.create(f"{directory}/object", b"%d" % number)
+            except ObjectExists:
+                return None
+            return number
+
+        with ThreadPoolExecutor(NUM_WRITERS) as writers:
+            won = [number for number in writers.map(create, range(NUM_WRITERS)) if number is not None]
+
+        assert len(won) == 1
+        assert objects.read(f"{directory}/object") == b"%d" % won[0]
+
+    def test_what_is_missing_is_said_to_be(self, objects: ObjectStore, directory: str) -> None:
+        with pytest.raises(ObjectMissing):
+            objects.read(f"{directory}/object")
+        assert objects.info(f"{directory}/object") is None
+        assert list(objects.list(directory)) == []
+        objects.delete([f"{directory}/object"])
+
+    def test_list_tells_what_is_below_a_directory(self, objects: ObjectStore, directory: str) -> None:
+        paths = {f"{directory}/{name}" for name in ("a", "b/c", "b/d/e")}
+        for path in paths | {f"{directory}b/other"}:
+            objects.write(path, b"12345")
+
+        assert {info.path for info in objects.list(directory)} == paths
+        assert {info.size for info in objects.list(directory)} == {5}
+        assert {info.path for info in objects.list(f"{directory}/b")} == paths - {f"{directory}/a"}
+
+    def test_what_is_deleted_is_gone_and_nothing_else(self, objects: ObjectStore, directory: str) -> None:
+        for name in ("a", "ab", "a.b"):
+            objects.write(f"{directory}/{name}", b"data")
+
+        objects.delete([f"{directory}/a"])
+
+        assert {info.path for info in objects.list(directory)} == {f"{directory}/ab", f"{directory}/a.b"}
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        st.one_of(
+            st.sampled_from(["", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", ".a", "a/.b", "a\n"]),
+            st.text(max_size=30),
+        ).filter(lambda path: PATH.fullmatch(path) is None)
+    )
+    def test_other_paths_are_refused(self, path: str) -> None:
+        objects = self.make_store()
+        for refused in (objects.read, objects.info, lambda path: list(objects.list(path))):
+            with pytest.raises(ArtifactDamaged):
+                refused(path)
+        for written in (objects.write, objects.create):
+            with pytest.raises(ArtifactDamaged):
+                written(path, b"data")
+        with pytest.raises(ArtifactDamaged):
+            objects.delete([path])
+
+    def test_blobs_are_named_by_their_digest(self, objects: ObjectStore) -> None:
+        data = secrets.token_bytes(1000)
+
+        digest = Blobs(objects).put(data)
+
+        assert digest == hashlib.sha256(data).hexdigest()
+        assert Blobs(objects).put(data) == digest
+        assert Blobs(objects).get(digest) == data
+
+    def test_a_blob_that_is_damaged_is_named(self, objects: ObjectStore) -> None:
+        digest = Blobs(objects).put(secrets.token_bytes(1000))
+        objects.write(blob_path(digest), b"something else")
+        with pytest.raises(ArtifactDamaged, match=digest):
+            Blobs(objects).get(digest)
+
+        objects.delete([blob_path(digest)])
+        with pytest.raises(ArtifactDamaged, match=f"{digest} is missing"):
+            Blobs(objects).get(digest)

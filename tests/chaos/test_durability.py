@@ -1,0 +1,384 @@
+"""Runs with checkpoints under real faults: they end as if nothing had happened, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from durabert.activities.certificate import certify, curve
+from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
+from durabert.store.checkpoints import RunCheckpoints
+from durabert.store.objects import open_store
+from tests.real import alive, training, until
+
+CONFIG = {
+    "epochs": 60, "batch_size": 16, "max_length": 32, "learning_rate": 1e-3, "device": "cpu", "precision": "fp32",
+}  # fmt: skip
+EVERY = 20
+"""Steps between checkpoints: 14 steps are an epoch of the reviews, and all of them take a few seconds."""
+
+
+def spec_for(name, data, model, *, every=EVERY, **config) -> ExperimentSpec:
+    return ExperimentSpec(
+        name=name,
+        data=DataSpec(source=str(data)),
+        runs=(FineTuneConfig.parse({**CONFIG, "model": str(model), **config}),),
+        checkpoints=CheckpointPolicy(every_steps=every),
+    )
+
+
+class Faults:
+    """What breaks inside training processes, and the proof that it did."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.planned: list[dict] = []
+
+    def plan(self, at: str, do: str, *, nth: int = 1, times: int = 1) -> Path:
+        mark = self.directory / f"mark-{len(self.planned)}"
+        self.planned.append({"at": at, "do": do, "nth": nth, "times": times, "mark": str(mark)})
+        return Path(f"{mark}.0")
+
+    def environment(self) -> dict[str, str]:
+        return {"DURABERT_FAULTS": json.dumps(self.planned)}
+
+    def all_struck(self) -> bool:
+        return all(Path(f"{fault['mark']}.0").exists() for fault in self.planned)
+
+
+@pytest.fixture
+def faults(tmp_path):
+    directory = tmp_path / "faults"
+    directory.mkdir()
+    return Faults(directory)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny):
+    """The result of the same training without a fault and without a server."""
+    from durabert.bert.checkpointing import Checkpoints
+    from durabert.bert.data import load_training_data
+    from durabert.bert.loop import fine_tune
+    from durabert.store.attempts import Attempt
+    from tests.shell import write_reviews
+
+    directory = tmp_path_factory.mktemp("undisturbed")
+    data = load_training_data(DataSpec(source=str(write_reviews(directory / "reviews.csv"))))
+    config = FineTuneConfig.parse({**CONFIG, "model": str(tiny)})
+    objects = open_store(str(directory / "store"), home=directory)
+    attempt = Attempt.begin(
+        objects,
+        "calm",
+        identity="i",
+        execution="x",
+        temporal_attempt=1,
+        policy=CheckpointPolicy(),
+        environment={},
+    )
+    trained = fine_tune(
+        config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False,
+        checkpoints=Checkpoints(attempt),
+    )  # fmt: skip
+    return trained, attempt.state_sha256
+
+
+def assert_as_if_nothing_had_happened(view, undisturbed, home):
+    trained, state = undisturbed
+    [run] = view.runs
+    assert run.status == "completed", run
+    assert run.result.model_sha256 == trained.model_sha256
+    assert run.result.state_sha256 == state
+    assert run.result.history == trained.history
+    assert run.result.metrics == trained.metrics
+    objects = open_store(None, home=home) if not os.environ.get("DURABERT_STORE") else None
+    if objects is not None:
+        findings = list(certify(objects, home, run.run, replay_steps=None, report=lambda _: None))
+        assert [one for one in findings if one.state != "ok"] == []
+    assert list((home / "staging").iterdir()) == []
+
+
+async def finished(client, name, *, seconds=90):
+    async with asyncio.timeout(seconds):
+        return await client.wait(name)
+
+
+async def at_step(client, name, step, *, attempt=1):
+    async def there() -> bool:
+        view = await client.run_status(name)
+        assert not view.ended, view
+        progress = view.progress
+        return view.attempts >= attempt and progress is not None and progress.step >= step
+
+    await until(there, seconds=60, what=f"{name} is at step {step} in attempt {attempt}")
+    return await client.run_status(name)
+
+
+PLACES = (
+    "checkpoint.file", "checkpoint.file written", "checkpoint.commit", "journal.append", "journal.appended",
+    "checkpoint.committed", "checkpoint.delete", "result.file", "result.commit", "result.committed",
+)  # fmt: skip
+
+
+async def test_killed_at_each_step_of_a_commit(
+    client, start_worker, reviews, tiny, home, faults, undisturbed
+):
+    for nth, place in enumerate(PLACES):
+        faults.plan(place, "kill", nth=2 + nth if place.startswith(("checkpoint", "journal")) else 1)
+    start_worker(environment=faults.environment())
+
+    await client.start(spec_for("committing", reviews, tiny))
+    view = await finished(client, "committing", seconds=120)
+
+    assert faults.all_struck()
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    assert len(view.runs[0].result.attempt_log) == len(PLACES) + 1
+
+
+async def test_killed_at_random_points_again_and_again(
+    client, start_worker, reviews, tiny, home, undisturbed
+):
+    kills = int(os.environ.get("CHAOS_KILLS", "5"))
+    rng = random.Random(os.environ.get("CHAOS_SEED", "0"))
+    start_worker()
+    await client.start(spec_for("hunted", reviews, tiny))
+    steps = sorted(rng.sample(range(5, 700), kills))
+    resumed = []
+    for attempt, step in enumerate(steps, start=1):
+        before = await at_step(client, "hunted", step, attempt=attempt)
+        began = time.monotonic()
+        os.kill(before.progress.process_id, signal.SIGKILL)
+        after = await training(client, "hunted", attempt=attempt + 1)
+        resumed.append((before.progress.checkpoint_step or 0, after.progress.step, time.monotonic() - began))
+
+    view = await finished(client, "hunted")
+
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    log = view.runs[0].result.attempt_log
+    assert len(log) == kills + 1
+    for (committed, _, seconds), attempt in zip(resumed, log[1:], strict=True):
+        assert (attempt.resumed_from or 0) >= committed, "the newest checkpoint is what it goes on from"
+        assert seconds < 10, "5 s are promised; the rest is for a busy machine"
+
+
+@pytest.mark.parametrize(
+    ("phase", "nth"),
+    [("loading model", 1), ("tokenizing", 1), ("training", 1), ("validating", 2), ("saving", 1)],
+)
+async def test_a_worker_told_to_stop_loses_no_step(
+    client, start_worker, reviews, tiny, home, faults, undisturbed, phase, nth
+):
+    mark = faults.plan(f"phase.{phase}", "hold", nth=nth)
+    first = start_worker(environment=faults.environment())
+    await client.start(spec_for("handed", reviews, tiny, every=1_000_000))
+
+    async def struck() -> bool:
+        return mark.exists()
+
+    await until(struck, seconds=60, what=f"the fault in phase {phase}")
+    first.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(first.process.wait, 30) == 0
+    journal = RunCheckpoints(open_store(None, home=home), "handed")
+    committed = [entry.body["step"] for entry in journal.journal.read().of_kind("checkpoint")]
+    start_worker()
+    view = await finished(client, "handed")
+
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    log = view.runs[0].result.attempt_log
+    if phase in {"training", "validating", "saving"}:
+        assert [one.ended for one in log] == ["WorkerStopping", None]
+        assert (log[1].resumed_from or 0) == (committed[-1] if committed else 0)
+        record = journal.journal.read()
+        points = curve(journal, record, journal.kept(record)[-1])
+        # A step that was made again would be a second point of the curve, or a gap in it.
+        assert [point.step for point in points] == list(range(1, 841))
+    assert phase not in {"validating", "saving"} or committed
+
+
+async def test_a_frozen_attempt_that_wakes_disturbs_nobody(
+    client, start_worker, reviews, tiny, home, undisturbed
+):
+    first = start_worker()
+    await client.start(spec_for("frozen", reviews, tiny, epochs=CONFIG["epochs"]))
+    view = await at_step(client, "frozen", 30)
+    trainer = view.progress.process_id
+    for pid in (first.pid, trainer):
+        os.kill(pid, signal.SIGSTOP)
+    start_worker()
+
+    after = await training(client, "frozen", attempt=2, seconds=60)
+    assert alive(trainer)
+    for pid in (trainer, first.pid):
+        os.kill(pid, signal.SIGCONT)
+
+    async def gone() -> bool:
+        return not alive(trainer)
+
+    await until(gone, seconds=30, what="the superseded process ends")
+    view = await finished(client, "frozen")
+
+    assert after.last_error.type == "WorkerLost"
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    assert len(view.runs[0].result.attempt_log) == 2
+
+
+@pytest.mark.parametrize("harm", ["truncated", "emptied", "flipped", "newest two"])
+async def test_a_damaged_checkpoint_is_named_and_passed_over(
+    client, start_worker, reviews, tiny, home, undisturbed, harm
+):
+    first = start_worker()
+    await client.start(spec_for("damaged", reviews, tiny))
+    await at_step(client, "damaged", 100)
+    first.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(first.process.wait, 30) == 0
+    checkpoints = RunCheckpoints(open_store(None, home=home), "damaged")
+    kept = checkpoints.kept(checkpoints.journal.read())
+    victims = kept[-2:] if harm == "newest two" else kept[-1:]
+    for victim in victims:
+        ref = next(ref for ref in victim.files if ref.name.startswith("optimizer"))
+        file = home / "store/runs/damaged/files" / ref.sha256
+        data = file.read_bytes()
+        flipped = bytes([data[0] ^ 1]) + data[1:]
+        file.write_bytes({"truncated": data[:-7], "emptied": b""}.get(harm, flipped))
+
+    start_worker()
+    view = await finished(client, "damaged")
+
+    trained, state = undisturbed
+    [run] = view.runs
+    assert run.result.model_sha256 == trained.model_sha256
+    assert run.result.state_sha256 == state
+    assert run.result.history == trained.history
+    passed = [notice for notice in run.result.notices if "passed over" in notice]
+    assert [f"step {victim.step} " in notice for victim, notice in zip(victims[::-1], passed, strict=True)]
+    expected = [one.step for one in kept if one not in victims]
+    assert run.result.attempt_log[1].resumed_from == (expected[-1] if expected else None)
+
+
+async def test_a_worker_lost_with_its_home_loses_at_most_an_interval(
+    client, start_worker, reviews, tiny, tmp_path, home, undisturbed
+):
+    store = {"DURABERT_STORE": str(tmp_path / "elsewhere")}
+    first = start_worker(environment=store)
+    await client.start(spec_for("moved", reviews, tiny))
+    before = await at_step(client, "moved", 60)
+    os.kill(first.pid, signal.SIGKILL)
+
+    async def gone() -> bool:
+        return not alive(before.progress.process_id)
+
+    await until(gone, seconds=10, what="the trainer of the dead worker ends")
+    shutil.rmtree(home)
+    start_worker(environment={**store, "DURABERT_HOME": str(tmp_path / "other home")})
+    view = await finished(client, "moved", seconds=120)
+
+    trained, state = undisturbed
+    result = view.runs[0].result
+    assert (result.model_sha256, result.state_sha256) == (trained.model_sha256, state)
+    assert result.attempt_log[1].resumed_from >= before.progress.checkpoint_step
+    assert Path(result.directory).is_relative_to(tmp_path / "other home")
+
+
+async def test_a_poison_batch_ends_the_run_after_it_was_seen_twice(
+    client, start_worker, reviews, tiny, faults
+):
+    faults.plan("step.nan", "nan", nth=30, times=100)
+    start_worker(environment=faults.environment())
+    await client.start(spec_for("poisoned", reviews, tiny))
+
+    view = await finished(client, "poisoned")
+
+    [run] = view.runs
+    assert run.status == "failed"
+    assert run.error.type == "TrainingDiverged"
+    assert run.attempts == 2
+
+
+async def test_a_loss_that_is_no_number_only_once_is_no_end(
+    client, start_worker, reviews, tiny, home, faults, undisturbed
+):
+    faults.plan("step.nan", "nan", nth=30)
+    start_worker(environment=faults.environment())
+    await client.start(spec_for("flickered", reviews, tiny))
+
+    view = await finished(client, "flickered")
+
+    assert faults.all_struck()
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    assert [one.ended for one in view.runs[0].result.attempt_log] == ["DivergenceSuspected", None]
+
+
+async def test_a_full_disk_at_every_write_in_turn_costs_no_step(
+    client, start_worker, reviews, tiny, home, faults, undisturbed
+):
+    for nth in range(1, 60, 3):
+        faults.plan("store.write", "enospc", nth=nth)
+    start_worker(environment=faults.environment())
+    await client.start(spec_for("full", reviews, tiny))
+
+    view = await finished(client, "full", seconds=150)
+
+    assert sum(Path(f"{fault['mark']}.0").exists() for fault in faults.planned) > 10
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+
+
+async def test_too_little_memory_in_a_step_makes_smaller_pieces_and_no_new_attempt(
+    client, start_worker, reviews, tiny, faults
+):
+    faults.plan("step.backward", "oom", nth=50)
+    start_worker(environment=faults.environment())
+    await client.start(spec_for("narrow", reviews, tiny))
+
+    view = await finished(client, "narrow")
+
+    assert faults.all_struck()
+    result = view.runs[0].result
+    assert result.micro_batches == 2
+    assert len(result.attempt_log) == 1
+    assert any("computed in 2 pieces" in notice for notice in result.notices)
+
+
+async def test_pause_frees_the_device_and_resume_goes_on_with_no_step_lost(
+    client, start_worker, reviews, tiny, home, undisturbed
+):
+    start_worker()
+    await client.start(spec_for("rested", reviews, tiny, every=1_000_000))
+    before = await at_step(client, "rested", 30)
+
+    paused = await client.pause("rested")
+
+    assert paused.runs[0].status == "paused"
+    assert not alive(before.progress.process_id)
+    assert (await client.resume("rested")).how == "unpaused"
+    view = await finished(client, "rested")
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    log = view.runs[0].result.attempt_log
+    assert log[1].resumed_from == log[0].last_step >= 30
+
+
+async def test_a_cancelled_run_is_resumed_from_its_last_step(
+    client, start_worker, reviews, tiny, home, undisturbed
+):
+    start_worker()
+    await client.start(spec_for("revived", reviews, tiny, every=1_000_000))
+    before = await at_step(client, "revived", 30)
+    began = time.monotonic()
+    cancelled = await client.cancel("revived")
+    seconds = time.monotonic() - began
+    assert not alive(before.progress.process_id)
+    assert cancelled.runs[0].status == "cancelled"
+    assert seconds < 4, "2 s plus one step are promised; the rest is for a busy machine"
+
+    assert (await client.resume("revived")).how == "restarted"
+    view = await finished(client, "revived")
+
+    assert_as_if_nothing_had_happened(view, undisturbed, home)
+    log = view.runs[0].result.attempt_log
+    assert log[1].resumed_from == log[0].last_step >= 30
