@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from durabert.errors import ArtifactDamaged, DependencyMissing, StoreInvalid, StoreUnavailable
 from durabert.faults import reach
+from durabert.store.local import put_file
 from durabert.store.location import store_url
 
 PATH: Final = re.compile(r"[A-Za-z0-9_@=-][A-Za-z0-9._@=-]*(/[A-Za-z0-9_@=-][A-Za-z0-9._@=-]*)*", re.ASCII)
@@ -22,11 +24,23 @@ PATH: Final = re.compile(r"[A-Za-z0-9_@=-][A-Za-z0-9._@=-]*(/[A-Za-z0-9_@=-][A-Z
 SCHEMES: Final = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "memory", "file")
 CONNECT_LIMIT: Final = timedelta(seconds=5)
 READ_LIMIT: Final = timedelta(seconds=10)
-"""Without a byte; a long transfer that goes on is not cut."""
+"""Without a byte of an answer; a long download that goes on is not cut."""
+UPLOAD_LIMIT: Final = timedelta(minutes=5)
+"""The same for what is large, as the answer comes after the upload, however slow the line is."""
+REQUEST_LIMIT: Final = timedelta(hours=1)
+LARGE_BYTES: Final = 2**20
 RETRY_LIMIT: Final = timedelta(seconds=10)
 """How long one request is tried again; whoever asks has a retry of its own."""
-_DISK_FULL: Final = ("os error 28", "os error 122", "No space left")
-_PROBES: Final = "probe"
+PROBES: Final = "probe"
+"""Directory for objects that only try the store."""
+_REASONS: Final = (
+    (r"169\.254\.169\.254|token request|metadata\.google", "no credentials were found in the environment"),
+    (r"\b40[13] |privileges", "the credentials are refused, or do not allow it"),
+    (r"\b404 Not Found|NoSuchBucket", "there is no such bucket"),
+    (r"\b(5\d\d [A-Z][A-Za-z ]*)", "it answers {}"),
+    (r"error sending request|HTTP error|timed out|onnect", "it does not answer"),
+)
+"""What to tell of an error; the library's own words are a dump of its types, or a page of a server."""
 
 
 class ObjectMissing(Exception):
@@ -57,17 +71,25 @@ class ObjectStore:
     Args:
         url: how messages call it; without credentials.
         store: of obstore.
+        uploads: the same store for large uploads, with more patience.
         root: the directory, if it is one.
         conditional: whether it is known to create an object only where there is none; None finds out at the
             first creation.
     """
 
     def __init__(
-        self, url: str, store: Any, *, root: Path | None = None, conditional: bool | None = None
+        self,
+        url: str,
+        store: Any,
+        *,
+        uploads: Any = None,
+        root: Path | None = None,
+        conditional: bool | None = None,
     ) -> None:
         self.url = url
+        self.root = root
         self._store = store
-        self._root = root
+        self._uploads = uploads
         self._conditional = conditional
 
     def read(self, path: str) -> bytes:
@@ -92,8 +114,9 @@ class ObjectStore:
     def create(self, path: str, data: bytes) -> None:
         """Write an object where there is none: of two who try, one succeeds.
 
-        On a server that knows no conditional writes, two who try within the same milliseconds may both
-        succeed, of which the last one stays.
+        A server that ignores ``If-None-Match`` is found out before the first creation. There, this looks,
+        writes, and reads what it has written; of two who do so within the same milliseconds both may be
+        told that they have succeeded, and the last one's content stays.
 
         Raises:
             ObjectExists: there is one with other content.
@@ -142,27 +165,37 @@ class ObjectStore:
         Raises:
             StoreInvalid: it cannot; one sentence says why.
         """
-        probe = f"{_PROBES}/{secrets.token_hex(8)}"
+        probe = f"{PROBES}/{secrets.token_hex(8)}"
         try:
             self.write(probe, b"durabert")
             self.read(probe)
             self.delete([probe])
         except (StoreUnavailable, ObjectMissing) as error:
-            raise StoreInvalid(f"the store {self.url} cannot be used: {error}") from None
+            said = str(error).removeprefix(f"the store {self.url}: ")
+            raise StoreInvalid(f"the store {self.url} cannot be used: {said}") from None
 
     def is_conditional(self) -> bool:
         """Return whether the store creates an object only where there is none; asks it once."""
         if self._conditional is None:
-            probe = f"{_PROBES}/{secrets.token_hex(8)}"
-            self._put(probe, b"1", mode="create")
-            try:
-                self._put(probe, b"2", mode="create")
-            except ObjectExists:
-                self._conditional = True
-            else:
-                self._conditional = False
-            self.delete([probe])
+            self._conditional = self._refuses_a_second()
         return self._conditional
+
+    def _refuses_a_second(self) -> bool:
+        probe = f"{PROBES}/{secrets.token_hex(8)}"
+        self.write(probe, b"1")
+        try:
+            self._put(probe, b"2", mode="create")
+        except ObjectExists:
+            return True
+        except StoreUnavailable as error:
+            # Some servers know the header and say that they do not implement it.
+            if "501" not in str(error.__cause__):
+                raise
+            return False
+        else:
+            return False
+        finally:
+            self.delete([probe])
 
     def _create_by_looking(self, path: str, data: bytes) -> None:
         there = self._there(path)
@@ -185,12 +218,16 @@ class ObjectStore:
         with self._answers(path):
             reach("store.write")
             try:
-                obstore.put(self._store, path, data, mode=mode)
-            except (AlreadyExistsError, PreconditionError):
+                if self.root is not None:
+                    put_file(self.root, path, data, create=mode == "create")
+                elif self._uploads is not None and len(data) > LARGE_BYTES:
+                    # Who is patient with an upload asks first whether there is anybody.
+                    self.info(path)
+                    obstore.put(self._uploads, path, data, mode=mode)
+                else:
+                    obstore.put(self._store, path, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError, FileExistsError):
                 raise ObjectExists(path) from None
-            if self._root is not None:
-                _flush(self._root / path)
-                _flush((self._root / path).parent)
 
     @contextlib.contextmanager
     def _answers(self, path: str) -> Iterator[None]:
@@ -201,7 +238,7 @@ class ObjectStore:
         try:
             yield
         except (BaseError, OSError) as error:
-            raise StoreUnavailable(f"{_reason(error)} (store {self.url})") from error
+            raise StoreUnavailable(f"the store {self.url}: {_reason(error)}") from error
 
 
 def open_store(url: str | None, *, home: Path) -> ObjectStore:
@@ -234,7 +271,11 @@ def open_store(url: str | None, *, home: Path) -> ObjectStore:
     if not parts.netloc:
         raise StoreInvalid(f"the store {shown!r} names no bucket; expected {parts.scheme}://BUCKET/PREFIX")
     try:
-        return ObjectStore(shown, from_url(url, client_options=_client(), retry_config=_retry()))
+        quick, patient = (
+            from_url(url, client_options=_client(limit), retry_config=_retry())
+            for limit in (READ_LIMIT, UPLOAD_LIMIT)
+        )
+        return ObjectStore(shown, quick, uploads=patient)
     except (BaseError, ValueError) as error:
         raise StoreInvalid(f"the store {shown!r} cannot be opened: {_reason(error)}") from None
 
@@ -250,12 +291,17 @@ def _directory(root: Path) -> ObjectStore:
         raise StoreInvalid(f"the store {root} is no directory that can be used: {_reason(error)}") from None
 
 
-def _client() -> Any:
+def _client(read_limit: timedelta) -> Any:
     plain = any(
         os.environ.get(name, "").startswith("http://")
         for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_ENDPOINT")
     )
-    return {"allow_http": plain, "connect_timeout": CONNECT_LIMIT, "read_timeout": READ_LIMIT}
+    return {
+        "allow_http": plain,
+        "connect_timeout": CONNECT_LIMIT,
+        "read_timeout": read_limit,
+        "timeout": REQUEST_LIMIT,
+    }
 
 
 def _retry() -> Any:
@@ -263,17 +309,11 @@ def _retry() -> Any:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return "the disk is full" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror
     text = str(error)
-    if any(sign in text for sign in _DISK_FULL):
-        return "the disk is full"
-    # The rest is a dump of the library's own types, or the page that a server sent.
+    for pattern, reason in _REASONS:
+        if found := re.search(pattern, text):
+            return reason.format(*found.groups())
     line = text.partition("\n")[0].partition(": <")[0].strip().rstrip(".:")
-    return line[:300] or type(error).__name__
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return line[:200] or type(error).__name__

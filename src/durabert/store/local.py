@@ -1,0 +1,72 @@
+"""Objects of a store that is a directory: on the disk before they are seen, or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+_UNFINISHED: Final = re.compile(r".+#[0-9]+")
+"""Names that obstore does not list, and that no path of a store has."""
+
+
+def put_file(root: Path, path: str, data: bytes, *, create: bool) -> None:
+    """Write an object so that after a power cut it is there as a whole, or not at all.
+
+    obstore's own writing does not wait for the disk before it gives the file its name.
+
+    Raises:
+        FileExistsError: it is to be created, and there is one.
+    """
+    target = root / path
+    _make_directories(root, target.parent)
+    partial = target.with_name(f"{target.name}#{secrets.randbits(60)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if create:
+            os.link(partial, target)
+        else:
+            partial.replace(target)
+        _flush(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def unfinished_files(root: Path) -> Iterator[tuple[Path, int, datetime]]:
+    """Yield what killed writers have left in a store, with bytes and time of the last change."""
+    for path in root.rglob("*#*"):
+        if _UNFINISHED.fullmatch(path.name):
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                yield path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def _make_directories(root: Path, directory: Path) -> None:
+    if directory.is_dir():
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        # Of the object itself it would mean something else.
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", str(directory)) from error
+    while directory != root:
+        directory = directory.parent
+        _flush(directory)
+
+
+def _flush(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,151 @@
+"""The object store as a directory and in memory, and what it says when it cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from durabert.errors import DependencyMissing, StoreInvalid, StoreUnavailable
+from durabert.faults import VARIABLE
+from durabert.store.local import unfinished_files
+from durabert.store.objects import ObjectExists, ObjectStore, open_store
+from durabert.testing import StoreContract
+
+
+class TestDirectory(StoreContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def home(cls, tmp_path_factory):
+        cls.store = open_store(None, home=tmp_path_factory.mktemp("home"))
+
+    def make_store(self) -> ObjectStore:
+        return self.store
+
+
+class TestMemory(StoreContract):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def opened(cls):
+        cls.store = open_store("memory:///", home=Path("unused"))
+
+    def make_store(self) -> ObjectStore:
+        return self.store
+
+
+@pytest.mark.parametrize("kind", ["path", "file URL", "variable"])
+def test_a_directory_is_named_in_three_ways(tmp_path, monkeypatch, kind):
+    url = {"path": str(tmp_path / "s"), "file URL": f"file://{tmp_path}/s", "variable": None}[kind]
+    if url is None:
+        monkeypatch.setenv("DURABERT_STORE", str(tmp_path / "s"))
+
+    open_store(url, home=tmp_path / "home").write("a/b", b"data")
+
+    assert (tmp_path / "s" / "a" / "b").read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("ftp://me:secret@host/x", "ftp://host/x"),
+        ("s3://", "names no bucket"),
+        ("s3:///prefix", "names no bucket"),
+        ("S4://bucket", "begin with s3://"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_without_its_credentials(tmp_path, url, said):
+    with pytest.raises(StoreInvalid, match=said) as refused:
+        open_store(url, home=tmp_path).check()
+
+    assert "secret" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "file").touch()
+
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreInvalid, match="is no directory that can be used"):
+            open_store(str(path), home=tmp_path).check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_the_right_to_write_is_no_store(tmp_path):
+    (tmp_path / "store").mkdir(mode=0o500)
+
+    with pytest.raises(StoreInvalid, match="Permission denied"):
+        open_store(None, home=tmp_path).check()
+
+
+def test_a_directory_that_cannot_be_written_is_said_to_be(tmp_path):
+    store = open_store(None, home=tmp_path)
+    (tmp_path / "store" / "probe").touch()
+
+    with pytest.raises(StoreInvalid, match=r"store cannot be used: Not a directory"):
+        store.check()
+
+
+@pytest.mark.parametrize("write", ["write", "create"])
+def test_a_full_disk_is_said_to_be_and_leaves_nothing(tmp_path, monkeypatch, write):
+    store = open_store(None, home=tmp_path)
+    faults = [{"at": "store.write", "do": "enospc", "mark": str(tmp_path / write)}]
+    monkeypatch.setenv(VARIABLE, json.dumps(faults))
+
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        getattr(store, write)("a/b", b"data")
+
+    assert (tmp_path / f"{write}.0").exists(), "the fault did not strike"
+    assert list(store.list("a")) == []
+    getattr(store, write)("a/b", b"data")
+    assert store.read("a/b") == b"data"
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_the_file_of_a_writer_that_was_killed_is_no_object_and_is_found(tmp_path, create):
+    script = f"""
+        import os, signal
+        from pathlib import Path
+        from durabert.store import local
+        local.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        local._make_directories = lambda root, directory: directory.mkdir(parents=True)
+        local.put_file(Path({str(tmp_path / "store")!r}), "a/b", b"half", create={create})
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert killed.returncode == -9
+
+    store = open_store(None, home=tmp_path)
+    assert list(store.list("a")) == []
+    assert [path.parent.name for path, _, _ in unfinished_files(tmp_path / "store")] == ["a"]
+    store.create("a/b", b"whole")
+    assert store.read("a/b") == b"whole"
+
+
+def test_a_server_that_ignores_conditions_is_found_out_and_still_keeps_what_is_there(monkeypatch):
+    import obstore
+    from obstore.store import MemoryStore
+
+    put = obstore.put
+    monkeypatch.setattr(obstore, "put", lambda store, path, data, **_mode: put(store, path, data))
+    store = ObjectStore("s3://b", MemoryStore())
+
+    store.create("a", b"1")
+    with pytest.raises(ObjectExists):
+        store.create("a", b"2")
+
+    assert not store.is_conditional()
+    assert store.read("a") == b"1"
+    assert list(store.list("probe")) == []
+
+
+def test_a_store_without_obstore_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    for name in [name for name in sys.modules if name.startswith("obstore.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+    with pytest.raises(DependencyMissing, match=r"durabert\[worker\]"):
+        open_store(None, home=tmp_path)
