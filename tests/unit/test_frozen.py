@@ -27,13 +27,16 @@ COMMANDS = {
     "demo": "--profile",
     "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
         --precision --device --seed --max-train-rows --set --run --text --text-pair --label --validation
-        --test --data --in-order --follow --no-follow --profile --json""",
+        --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow --profile --json""",
     "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --profile
         --json""",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
     "cancel": "name --profile --json",
+    "pause": "name --profile --json",
+    "resume": "name --queue --follow --no-follow --profile --json",
+    "verify": "run --replay-steps --json",
     "replay": "run --save --profile --json",
     "worker": "--train-queue --inference-queue --slots --drain-seconds --profile",
     "up": "--port --ui-port",
@@ -42,10 +45,18 @@ COMMANDS = {
 
 WORKFLOW_TYPES = {
     "BertFineTuningWorkflow": ("ExperimentSpec", "ExperimentResult"),
+    "CheckpointedBertTrainingWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "BertInferenceWorkflow": ("InferenceRequest", "InferenceResult"),
 }
-UPDATES = {"BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")}, "BertInferenceWorkflow": {}}
+UPDATES = {
+    "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
+    "CheckpointedBertTrainingWorkflow": {"cancel_run": ("str", "RunOutcome")},
+    "BertInferenceWorkflow": {},
+}
+SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"]}
+QUERIES = {"CheckpointedBertTrainingWorkflow": ["progress"]}
 ACTIVITY_TYPES = {
+    "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
     "fine_tune_bert": ("FineTuneRequest", "FineTuneResult"),
     "run_bert_inference": ("InferenceRequest", "InferenceResult"),
 }
@@ -57,19 +68,30 @@ FIELDS = {
     "FineTuneConfig": """name model task epochs batch_size gradient_accumulation learning_rate weight_decay
         warmup_ratio schedule clip_norm max_length precision label_smoothing class_weights
         early_stopping_patience best_metric max_train_rows max_eval_rows seed device""",
-    "ExperimentSpec": "name! data! runs in_order",
-    "FineTuneRequest": "experiment! run! data! config!",
+    "ExperimentSpec": "name! data! runs in_order checkpoints start_from",
+    "CheckpointPolicy": "every_steps keep_last keep_every",
+    "CheckpointRef": "run! step",
+    "SnapshotRequest": "data!",
+    "SnapshotResult": "snapshot! name! rows! columns! created! notices",
+    "AttemptRecord": "number! worker! started! resumed_from last_step ended message",
+    "AttemptReport": "number! worker! resumed_from ended message",
+    "RunReport": """run! kind! attempt! worker! step steps epoch loss checkpoint_step resumed_from error
+        message""",
+    "RunProgress": "run! step steps epoch loss checkpoint_step attempts",
+    "ExperimentProgress": "runs!",
+    "FineTuneRequest": "experiment! run! data! config! snapshot checkpoints start_from",
     "RowCounts": "train! validation! test",
     "EpochResult": "epoch! step! train_loss! metrics!",
     "FineTuneResult": """run! experiment! directory! task! labels! text_columns! model! model_sha256!
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
-        device! precision! deterministic! num_threads! notices versions""",
+        device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
+        micro_batches attempt_log checkpoint_seconds""",
     "ErrorInfo": "type! message!",
     "RunOutcome": "run! status! result error",
     "ExperimentResult": "name! outcomes!",
     "Progress": """phase! step steps epoch epochs loss learning_rate examples_per_second tokens_per_second
-        eta_seconds metrics process_id""",
+        eta_seconds metrics process_id checkpoint_step attempt_log warnings""",
     "InferenceRequest": "run! texts input output precision device",
     "Prediction": "label labels confidence scores value",
     "InferenceResult": """run! model_sha256! rows! predictions output output_sha256 label_counts skipped
@@ -80,8 +102,9 @@ FIELDS = {
 ERRORS = """
     UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
     LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
-    EngineUnavailable DependencyMissing RunFailed TrainingDiverged RunCancelled InfrastructureError
-    ProcessKilled ProcessStalled DeviceFault OutOfMemory StoreUnavailable WorkerLost WorkerStopping
+    EngineUnavailable DependencyMissing StoreInvalid SnapshotNotFound CheckpointNotUsable RunFailed
+    TrainingDiverged ArtifactDamaged RunCancelled InfrastructureError ProcessKilled ProcessStalled DeviceFault
+    OutOfMemory StoreUnavailable DivergenceSuspected AttemptSuperseded WorkerLost RunPaused WorkerStopping
     UnexpectedError
 """
 """Class names of errors are in histories, as the types of failures."""
@@ -114,11 +137,12 @@ def test_workflows_have_these_names_and_types():
     assert found == WORKFLOW_TYPES
 
 
-def test_workflows_have_these_updates_and_no_signals_or_queries():
+def test_workflows_have_these_updates_signals_and_queries():
     for definition in map(workflow_definition, WORKFLOWS):
         updates = {name: names_of(update) for name, update in definition.updates.items()}
         assert updates == UPDATES[definition.name]
-        assert not [name for name in (*definition.signals, *definition.queries) if name]
+        assert [name for name in definition.signals if name] == SIGNALS.get(definition.name, [])
+        assert [name for name in definition.queries if name] == QUERIES.get(definition.name, [])
 
 
 def workflow_definition(kind):
@@ -131,7 +155,7 @@ def names_of(definition) -> tuple[str, str]:
 
 
 def test_activities_have_these_names_and_types():
-    contracts = [contract.FINE_TUNE_BERT, contract.RUN_BERT_INFERENCE]
+    contracts = [contract.CREATE_DATASET_SNAPSHOT, contract.FINE_TUNE_BERT, contract.RUN_BERT_INFERENCE]
 
     assert {one.name: (one.request.__name__, one.result.__name__) for one in contracts} == ACTIVITY_TYPES
 
@@ -185,5 +209,5 @@ def test_the_client_has_these_methods():
 
     assert methods == {
         "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
-        "start_prediction", "history",
+        "start_prediction", "history", "pause", "resume",
     }  # fmt: skip
