@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from durabert.cli import store as store_commands
 from durabert.errors import DurabertError, SpecInvalid
 from durabert.version import __version__
 
@@ -18,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(store_commands.app, name="store")
 
 Profile = Annotated[
     str | None, typer.Option("--profile", help="Temporal connection profile; default: the embedded engine.")
