@@ -7,10 +7,11 @@ The id is the SHA-256 of, in this order,
 3. for each row of the split, in order: the text of each value, by the name of its column.
 
 The text of a value: a string is itself; a number is its shortest digits (``1``, ``1.0``, ``0.1``); a truth
-value is ``true`` or ``false``; lists and objects are JSON with sorted names; dates are ISO 8601; bytes are
-hexadecimal; nothing, not-a-number and the empty string are all nothing. So the id of a table is the same in
-CSV, JSON lines, JSON, Parquet or Arrow, whatever the file is called, however its columns are ordered and its
-rows are grouped and compressed. An integer 1 and a float 1.0 differ, as ``1`` and ``1.0`` in a CSV file do.
+value is ``true`` or ``false``; lists and objects are JSON without blanks, their names sorted and those that
+are null left out; dates are ISO 8601; bytes are hexadecimal; null, not-a-number and the empty string are all
+nothing. So the id of a table is the same in CSV, TSV, JSON lines, JSON, Parquet or Arrow, whatever the file
+is called, however its columns are ordered and its rows are grouped and compressed. An integer 1 and a float 1.0
+differ, as ``1`` and ``1.0`` in a CSV file do. The columns of JSON lines are those of the first 1,000 objects.
 
 Beside the rows a snapshot remembers what messages say of them: the names of the files and the line numbers.
 Those are not in the id.
@@ -18,31 +19,79 @@ Those are not in the id.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from durabert.bert.records import Record, RecordSource
 from durabert.bert.schema import choose_columns
+from durabert.bert.snapshot_values import OtherType, canonical, exact_array, from_json
 from durabert.bert.sources import Sources, find_sources
-from durabert.errors import ArtifactDamaged
+from durabert.errors import ArtifactDamaged, DataInvalid
 from durabert.specs.data import DataSpec
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 BATCH_ROWS: Final = 4096
-RECORD_COLUMN: Final = "durabert:record"
+RESERVED: Final = "durabert:"
+RECORD_COLUMN: Final = f"{RESERVED}record"
 """Line or row number in the source."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a string was expected")  # noqa: TRY004 - pydantic turns it into its own error
+    return value
+
+
+Text = Annotated[str, PlainValidator(_text)]
+"""Any string: names of files and columns may hold half a surrogate pair, which pydantic refuses."""
+
+
+class _Part(BaseModel):
+    # What a store gave is not trusted: nothing is converted, and nothing unknown is passed over.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class ColumnManifest(_Part):
+    """One column of a split."""
+
+    name: Text
+    field: Text
+    """Its name in the Parquet file, which cannot hold every name."""
+    type: Text
+    """Arrow type, or ``json``."""
+
+
+class SplitManifest(_Part):
+    """One split; its rows are in ``<split>.parquet``."""
+
+    rows: int = Field(ge=0)
+    source: Text
+    """The file, as the user named it."""
+    unit: Literal["line", "row"]
+    typed: bool
+    columns: list[ColumnManifest]
+    notices: list[Text]
+
+
+class Manifest(_Part):
+    """What ``manifest.json`` says."""
+
+    format: Literal[1]
+    id: str = Field(pattern="^[0-9a-f]{64}$")
+    name: Text
+    class_names: dict[Text, list[Text]]
+    notices: list[Text]
+    splits: dict[str, SplitManifest]
 
 
 @dataclass(frozen=True)
@@ -76,20 +125,21 @@ def build_snapshot(
     choose_columns(sources.train, spec)
     class_names = {column: list(names) for column, names in sorted(sources.class_names.items())}
     digest = hashlib.sha256(_json([FORMAT, class_names]))
-    splits: dict[str, dict[str, Any]] = {}
+    splits: dict[str, SplitManifest] = {}
     done = 0
     for name, source in sorted(sources.splits().items()):
-        splits[name] = _write_split(source, directory / f"{name}.parquet", name, digest, done, on_progress)
-        done += splits[name]["rows"]
-    manifest = {
-        "format": FORMAT,
-        "id": digest.hexdigest(),
-        "name": sources.name,
-        "class_names": class_names,
-        "notices": list(sources.notices),
-        "splits": splits,
-    }
-    (directory / MANIFEST).write_bytes(_json(manifest))
+        writer = _SplitWriter(source, directory / f"{name}.parquet", name, done, on_progress)
+        splits[name] = writer.write(digest)
+        done += splits[name].rows
+    manifest = Manifest(
+        format=FORMAT,
+        id=digest.hexdigest(),
+        name=sources.name,
+        class_names=class_names,
+        notices=list(sources.notices),
+        splits=splits,
+    )
+    (directory / MANIFEST).write_bytes(_json(manifest.model_dump()))
     return _snapshot(manifest)
 
 
@@ -99,131 +149,179 @@ def read_snapshot(directory: Path) -> Snapshot:
     Raises:
         ArtifactDamaged: it cannot be read.
     """
-    return _snapshot(_manifest(directory))
+    return _snapshot(read_manifest(directory))
 
 
 def open_snapshot(directory: Path) -> Sources:
     """Open the splits of a snapshot, as ``find_sources`` opens those of its source.
 
     Raises:
-        ArtifactDamaged: the manifest or a file cannot be read.
+        ArtifactDamaged: the manifest cannot be read; a file that cannot be read raises it when it is.
     """
-    manifest = _manifest(directory)
+    manifest = read_manifest(directory)
+    splits: dict[str, RecordSource] = {
+        name: SnapshotSplit(directory / f"{name}.parquet", split) for name, split in manifest.splits.items()
+    }
+    return Sources(
+        manifest.name,
+        train=splits.pop("train"),
+        validation=splits.pop("validation", None),
+        test=splits.pop("test", None),
+        others=splits,
+        class_names={column: tuple(names) for column, names in manifest.class_names.items()},
+        notices=tuple(manifest.notices),
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest in a directory.
+
+    Raises:
+        ArtifactDamaged: it cannot be read or believed.
+    """
     try:
-        splits: dict[str, RecordSource] = {
-            name: SnapshotSplit(directory / f"{name}.parquet", fields)
-            for name, fields in manifest["splits"].items()
-        }
-        return Sources(
-            manifest["name"],
-            train=splits.pop("train"),
-            validation=splits.pop("validation", None),
-            test=splits.pop("test", None),
-            others=splits,
-            class_names={column: tuple(names) for column, names in manifest["class_names"].items()},
-            notices=tuple(manifest["notices"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactDamaged(f"the manifest of snapshot {directory.name} lacks {error}") from None
+        manifest = Manifest.model_validate(json.loads((directory / MANIFEST).read_bytes()))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise _damaged(directory, f"{where}: {first['msg'].lower()}") from None
+    except OSError as error:
+        raise _damaged(directory, f"its manifest cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise _damaged(directory, f"its manifest is no JSON: {error}") from None
+    if "train" not in manifest.splits:
+        raise _damaged(directory, "it has no split 'train'")
+    for name, split in manifest.splits.items():
+        # A name becomes a path on this machine.
+        if not name.replace("-", "_").replace(".", "_").isidentifier():
+            raise _damaged(directory, f"{name!r:.80} is no name of a split")
+        if len({column.name for column in split.columns}) < len(split.columns):
+            raise _damaged(directory, f"the split {name!r} has a column twice")
+    return manifest
 
 
 class SnapshotSplit(RecordSource):
     """One split of a snapshot; it goes by the name of the file that it was read from."""
 
-    def __init__(self, file: Path, fields: Mapping[str, Any]) -> None:
-        super().__init__(fields["source"], list(fields["columns"]))
-        self.unit = fields["unit"]
-        self.typed = fields["typed"]
-        self._json = {name for name, kind in fields["columns"].items() if kind == "json"}
-        self._notices = list(fields["notices"])
+    def __init__(self, file: Path, split: SplitManifest) -> None:
+        super().__init__(split.source, [column.name for column in split.columns])
+        self.unit = split.unit
+        self.typed = split.typed
+        self._split = split
         self._file = file
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
         """Yield records of ``columns`` only."""
-        wanted = self.columns if columns is None else [name for name in columns if name in self.columns]
+        wanted = [column for column in self._split.columns if columns is None or column.name in columns]
+        rows = 0
         try:
-            with pq.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20) as file:
-                for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[RECORD_COLUMN, *wanted]):
-                    for fields in batch.to_pylist():
-                        yield Record(fields.pop(RECORD_COLUMN), self._decoded(fields))
-        except (pa.ArrowException, OSError) as error:
-            raise ArtifactDamaged(f"{self._file.name} of the snapshot cannot be read: {error}") from None
-        self.notices[:] = self._notices
-
-    def _decoded(self, fields: dict[str, Any]) -> dict[str, Any]:
-        for name in self._json & fields.keys():
-            if fields[name] is not None:
-                fields[name] = json.loads(fields[name])
-        return fields
-
-
-class _OtherType(Exception):
-    """A column holds values that one Arrow type cannot hold, or not exactly."""
-
-    def __init__(self, column: str) -> None:
-        super().__init__(column)
-        self.column = column
+            for fields in _parquet_rows(self._file, [RECORD_COLUMN, *(column.field for column in wanted)]):
+                rows += 1
+                yield Record(
+                    fields[RECORD_COLUMN], {column.name: _value(fields, column) for column in wanted}
+                )
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise _damaged(self._file.parent, f"{self._file.name}: {reason:.120}") from None
+        if rows != self._split.rows:
+            raise _damaged(
+                self._file.parent, f"{self._file.name} has {rows} rows, but {self._split.rows} were expected"
+            )
+        self.notices[:] = self._split.notices
 
 
-def _write_split(
-    source: RecordSource,
-    file: Path,
-    name: str,
-    digest: Any,
-    done: int,
-    on_progress: Callable[[int], None],
-) -> dict[str, Any]:
-    as_json: set[str] = set()
-    while True:
-        attempt = digest.copy()
+def _parquet_rows(path: Path, fields: list[str]) -> Iterator[dict[str, Any]]:
+    # Pre-buffering would hold every row group in memory.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=fields):
+            yield from batch.to_pylist()
+
+
+def _value(fields: dict[str, Any], column: ColumnManifest) -> Any:
+    value = fields[column.field]
+    return from_json(value) if column.type == "json" and value is not None else value
+
+
+@dataclass
+class _SplitWriter:
+    source: RecordSource
+    file: Path
+    name: str
+    done: int
+    on_progress: Callable[[int], None]
+
+    def __post_init__(self) -> None:
+        self.as_json: set[str] = set()
+        self.fields = {column: _field(column, number) for number, column in enumerate(self.source.columns)}
+
+    def write(self, digest: Any) -> SplitManifest:
+        """Write all rows, and add them to the digest."""
+        while True:
+            attempt = digest.copy()
+            try:
+                rows, schema = self._write_rows(attempt)
+            except OtherType as mixed:
+                self.as_json.add(mixed.column)
+                continue
+            digest.update(attempt.digest())
+            return self._manifest(rows, schema)
+
+    def _manifest(self, rows: int, schema: Any) -> SplitManifest:
+        columns = [
+            ColumnManifest(
+                name=column,
+                field=field,
+                type="json" if column in self.as_json else str(schema.field(field).type),
+            )
+            for column, field in self.fields.items()
+        ]
+        return SplitManifest(
+            rows=rows,
+            source=self.source.name,
+            unit="line" if self.source.unit == "line" else "row",
+            typed=self.source.typed,
+            columns=columns,
+            notices=list(self.source.notices),
+        )
+
+    def _write_rows(self, digest: Any) -> tuple[int, Any]:
+        columns = sorted(self.source.columns)
+        digest.update(_json([self.name, columns]) + b"\n")
+        schema: Any = None
+        writer: Any = None
+        rows = 0
         try:
-            rows, kinds = _write_rows(source, file, name, attempt, as_json, done, on_progress)
-        except _OtherType as mixed:
-            as_json.add(mixed.column)
-            continue
-        digest.update(attempt.digest())
-        return {
-            "rows": rows,
-            "source": source.name,
-            "unit": source.unit,
-            "typed": source.typed,
-            "columns": kinds,
-            "notices": list(source.notices),
-        }
+            for records in _batches(self.source):
+                for record in records:
+                    texts = [canonical(record.fields.get(column)) for column in columns]
+                    digest.update(_json(texts) + b"\n")
+                table = self._table(records, schema)
+                if writer is None:
+                    schema = table.schema
+                    writer = pq.ParquetWriter(self.file, schema, compression="zstd")
+                writer.write_table(table)
+                rows += len(records)
+                self.on_progress(self.done + rows)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            raise DataInvalid(f"{self.source.name} has no rows; at least one row was expected")
+        return rows, schema
+
+    def _table(self, records: Sequence[Record], schema: Any) -> Any:
+        arrays = {RECORD_COLUMN: pa.array([record.number for record in records], pa.int64())}
+        for column, field in self.fields.items():
+            values = [record.fields.get(column) for record in records]
+            kind = None if schema is None else schema.field(field).type
+            arrays[field] = exact_array(column, values, kind, as_json=column in self.as_json)
+        return pa.table(arrays, schema=schema)
 
 
-def _write_rows(
-    source: RecordSource,
-    file: Path,
-    name: str,
-    digest: Any,
-    as_json: set[str],
-    done: int,
-    on_progress: Callable[[int], None],
-) -> tuple[int, dict[str, str]]:
-    columns = sorted(source.columns)
-    digest.update(_json([name, columns]) + b"\n")
-    schema: Any = None
-    writer: Any = None
-    rows = 0
-    try:
-        for records in _batches(source):
-            for record in records:
-                digest.update(_json([canonical(record.fields.get(column)) for column in columns]) + b"\n")
-            table = _table(source.columns, records, schema, as_json)
-            if writer is None:
-                schema = table.schema
-                writer = pq.ParquetWriter(file, schema, compression="zstd")
-            writer.write_table(table)
-            rows += len(records)
-            on_progress(done + rows)
-    finally:
-        if writer is not None:
-            writer.close()
-    kinds = {
-        column: "json" if column in as_json else str(schema.field(column).type) for column in source.columns
-    }
-    return rows, kinds
+def _field(column: str, number: int) -> str:
+    # A dot would be taken for a path into an object, and half a surrogate pair cannot be encoded.
+    plain = column.isprintable() and "." not in column and not column.startswith(RESERVED)
+    return column if plain else f"{RESERVED}{number}"
 
 
 def _batches(source: RecordSource) -> Iterator[list[Record]]:
@@ -232,79 +330,18 @@ def _batches(source: RecordSource) -> Iterator[list[Record]]:
         yield batch
 
 
-def _table(columns: Sequence[str], records: Sequence[Record], schema: Any, as_json: set[str]) -> Any:
-    arrays = {RECORD_COLUMN: pa.array([record.number for record in records], pa.int64())}
-    for column in columns:
-        values = [record.fields.get(column) for record in records]
-        kind = None if schema is None else schema.field(column).type
-        arrays[column] = _array(column, values, kind, column in as_json)
-    return pa.table(arrays, schema=schema)
-
-
-def _array(column: str, values: list[Any], kind: Any, as_json: bool) -> Any:
-    if as_json:
-        return pa.array([None if value is None else _plain_json(value) for value in values], pa.string())
-    if kind is None and all(value is None for value in values):
-        kind = pa.string()
-    try:
-        array = pa.array(values, kind)
-        exact = array.to_pylist() == values or any(isinstance(value, float) for value in values)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        raise _OtherType(column) from None
-    if not exact:
-        # Objects get every field of all of them, and a whole number among floats becomes one.
-        raise _OtherType(column)
-    if any(isinstance(value, int) for value in values) and pa.types.is_floating(array.type):
-        raise _OtherType(column)
-    return array
-
-
-def canonical(value: Any) -> str | None:
-    """Return the text of a value as the id of a snapshot knows it; None for nothing."""
-    match value:
-        case None | "":
-            return None
-        case str():
-            return value
-        case bool():
-            return "true" if value else "false"
-        case float() if math.isnan(value):
-            return None
-        case int() | float():
-            return repr(value)
-        case datetime() | date() | time():
-            return value.isoformat()
-        case bytes():
-            return value.hex()
-        case list() | dict() | tuple():
-            return json.dumps(value, sort_keys=True, default=str)
-    return str(value)
-
-
-def _plain_json(value: Any) -> str:
-    def plain(other: Any) -> Any:
-        return base64.b64encode(other).decode() if isinstance(other, bytes) else str(other)
-
-    return json.dumps(value, default=plain)
-
-
-def _snapshot(manifest: Mapping[str, Any]) -> Snapshot:
-    splits = manifest["splits"]
+def _snapshot(manifest: Manifest) -> Snapshot:
     return Snapshot(
-        id=manifest["id"],
-        name=manifest["name"],
-        rows={name: fields["rows"] for name, fields in splits.items()},
-        columns=tuple(splits["train"]["columns"]),
-        notices=tuple(manifest["notices"]),
+        id=manifest.id,
+        name=manifest.name,
+        rows={name: split.rows for name, split in manifest.splits.items()},
+        columns=tuple(column.name for column in manifest.splits["train"].columns),
+        notices=tuple(manifest.notices),
     )
 
 
-def _manifest(directory: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
-        raise ArtifactDamaged(f"the manifest of snapshot {directory.name} cannot be read: {error}") from None
-    return manifest
+def _damaged(directory: Path, reason: str) -> ArtifactDamaged:
+    return ArtifactDamaged(f"snapshot {directory.name[:12]} is damaged: {reason}")
 
 
 def _json(value: Any) -> bytes:
