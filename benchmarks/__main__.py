@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-NAMES = ("startup", "overhead", "lifecycle", "inference")
+NAMES = ("startup", "overhead", "lifecycle", "inference", "store_size")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import platform
 import shutil
@@ -17,8 +18,9 @@ from durabert.client import Client
 from durabert.client.namespace import num_pollers
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.engine import home_directory, running
-from durabert.errors import DurabertError
+from durabert.errors import DependencyMissing, DurabertError
 from durabert.specs import Wire
+from durabert.store.objects import open_store
 
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
@@ -42,8 +44,8 @@ class Check(Wire):
 
 
 async def examine(profile_name: str | None = None) -> list[Check]:
-    """Look at versions, engine, queue pollers, devices, disk and models."""
-    checks = [_python(), *_libraries(), _devices(), _disk(), _model()]
+    """Look at versions, engine, queue pollers, devices, disk, artifact store and models."""
+    checks = [_python(), *_libraries(), _devices(), _disk(), await asyncio.to_thread(_store), _model()]
     try:
         profile = explicit_profile(profile_name)
     except DurabertError as error:
@@ -87,6 +89,27 @@ def _disk() -> Check:
         return Check(subject="disk", state="ok", finding=finding)
     advice = "free some space or set DURABERT_HOME to a larger disk"
     return Check(subject="disk", state="warning", finding=finding, advice=advice)
+
+
+def _store() -> Check:
+    try:
+        objects = open_store(None, home=home_directory())
+        objects.check()
+        conditional = objects.is_conditional()
+    except DependencyMissing as error:
+        return Check(subject="store", state="warning", finding=str(error), advice="a client does not need it")
+    except DurabertError as error:
+        advice = "check DURABERT_STORE, the credentials and the network; see docs/store.md"
+        return Check(subject="store", state="failed", finding=str(error), advice=advice)
+    finding = f"{objects.url} can be read and written"
+    if conditional:
+        return Check(subject="store", state="ok", finding=finding)
+    return Check(
+        subject="store",
+        state="warning",
+        finding=f"{finding}, but knows no conditional writes",
+        advice="docs/store.md says what is then not promised",
+    )
 
 
 def _model() -> Check:

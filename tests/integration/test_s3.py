@@ -115,6 +115,17 @@ def test_what_is_wrong_at_the_start_is_one_sentence(opened, url, changed, said):
     assert len(str(refused.value)) < 150
 
 
+def test_the_doctor_says_what_the_store_can(tmp_path, shell: Shell, server):
+    right = Shell(shell.home, tmp_path, server.environment())
+    wrong = Shell(shell.home, tmp_path, server.environment() | {"DURABERT_STORE": "s3://nowhere"})
+
+    [found] = [check for check in right.objects("doctor") if check["subject"] == "store"]
+    assert (found["state"], "no conditional writes" in found["finding"]) == ("warning", True)
+    done = wrong.run("doctor")
+    assert done.returncode == 1
+    assert "FAIL  store: the store s3://nowhere cannot be used: there is no such bucket" in done.stdout
+
+
 def test_a_worker_with_a_wrong_store_ends_at_once(tmp_path, shell: Shell, server):
     mistaken = Shell(shell.home, tmp_path, server.environment() | {"AWS_SECRET_ACCESS_KEY": "another"})
 
