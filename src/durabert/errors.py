@@ -97,10 +97,8 @@ class NameInvalid(UserError):
 class NameInUse(UserError):
     """The name belongs to an experiment with another spec."""
 
-    def __init__(self, name: str, *, difference: str) -> None:
-        super().__init__(
-            f"the name {name!r} is in use by another experiment ({difference}); choose another name"
-        )
+    def __init__(self, name: str, *, difference: str, advice: str = "choose another name") -> None:
+        super().__init__(f"the name {name!r} is in use by another experiment ({difference}); {advice}")
 
 
 class DataNotFound(UserError):

@@ -74,10 +74,16 @@ class FakeActivities:
     most_running: int = 0
     attempts: dict[str, int] = field(default_factory=dict)
     snapshots: int = 0
+    requests: list[FineTuneRequest] = field(default_factory=list)
+    queues: list[str] = field(default_factory=list)
+    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
+    """What a stubborn run waits for when it is told to go."""
 
     @activity.defn(name=FINE_TUNE_BERT.name)
     async def fine_tune_bert(self, request: FineTuneRequest) -> FineTuneResult:
         self.started.append(request.run)
+        self.requests.append(request)
+        self.queues.append(activity.info().task_queue)
         self.attempts[request.run] = activity.info().attempt
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -97,12 +103,14 @@ class FakeActivities:
         if request.config.model == "lingering":
             await self._company()
         try:
-            while request.config.model == "endless":
+            while request.config.model in {"endless", "stubborn"}:
                 activity.heartbeat(Progress(phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4))
                 await asyncio.sleep(0.05)
         except asyncio.CancelledError:
             # As a real process: it is not gone at the moment that it is told to go.
             await asyncio.sleep(0.5)
+            if request.config.model == "stubborn":
+                await self.may_leave.wait()
             raise
 
     async def _company(self) -> None:
@@ -119,6 +127,9 @@ class FakeActivities:
         if request.data.source == "missing.csv":
             raise ApplicationError("there is no missing.csv", type="DataNotFound", non_retryable=True)
         self.snapshots += 1
+        while request.data.source == "endless.csv":
+            activity.heartbeat(Progress(phase="taking a snapshot", step=7))
+            await asyncio.sleep(0.05)
         return SnapshotResult(
             snapshot="5" * 64, name="data", rows={"train": 3}, columns=["text"], created=True
         )

@@ -148,6 +148,7 @@ class _Board:
         self._live = self._console.is_terminal
         self._alone = False
         self._said: dict[str, str] = {}
+        self._warned: set[tuple[str, str]] = set()
         self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -161,6 +162,7 @@ class _Board:
     def show(self, view: ExperimentView) -> None:
         self._alone = len(view.runs) == 1
         for run in view.runs:
+            self._warn(run)
             if self._live:
                 self._draw(run)
             else:
@@ -179,11 +181,17 @@ class _Board:
     def _say(self, run: RunView) -> None:
         progress = run.progress
         where = f"{progress.phase} {progress.epoch}" if progress else ""
-        warnings = progress.warnings if progress else []
-        milestone = f"{run.status} {run.attempts} {where} {warnings}"
+        milestone = f"{run.status} {run.pausing} {run.attempts} {where}"
         if self._said.get(run.run) != milestone:
             self._said[run.run] = milestone
             say(f"{run.run}: {self._state(run)}")
+
+    def _warn(self, run: RunView) -> None:
+        for warning in run.progress.warnings if run.progress else []:
+            if (run.run, warning) not in self._warned:
+                self._warned.add((run.run, warning))
+                # Above the bars, where there are any.
+                self._progress.print(f"{run.run}: {warning}", markup=False, highlight=False, soft_wrap=True)
 
     def _state(self, run: RunView) -> str:
         if run.ended:
@@ -196,8 +204,6 @@ class _Board:
             parts.append(problem)
         if run.heartbeat_age_seconds and run.heartbeat_age_seconds > LOST_AFTER_SECONDS:
             parts.append(f"no sign of the worker for {run.heartbeat_age_seconds:.0f} s")
-        if run.progress and run.progress.warnings:
-            parts.append(f"({run.progress.warnings[-1]})")
         return "  ".join(parts)
 
 
@@ -225,8 +231,9 @@ def _activity(run: RunView) -> str:
     if progress is None:
         return "starting"
     if progress.phase not in {"training", "validating"}:
-        return progress.phase
-    parts = [f"epoch {progress.epoch}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
+        return f"{progress.phase}, pausing" if run.pausing else progress.phase
+    parts = ["pausing"] if run.pausing else []
+    parts += [f"epoch {progress.epoch}/{progress.epochs}", f"step {progress.step}/{progress.steps}"]
     if progress.phase == "validating":
         parts.append("validating")
     if progress.loss is not None:

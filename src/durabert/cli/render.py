@@ -117,6 +117,8 @@ def print_details(run: RunView) -> None:
     for name, value in _facts(run):
         table.add_row(name, value)
     put(table)
+    if run.attempt_log:
+        put(_attempts_table(run.attempt_log))
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:
@@ -132,7 +134,6 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
         ("checkpoint", _checkpoint(run)),
     ]
     facts += [(name, value) for name, value in optional if value]
-    facts += [("attempt", _attempt(attempt)) for attempt in run.attempt_log]
     facts += [("warning", warning) for warning in (run.progress.warnings if run.progress else [])]
     facts.append(("configuration", run.config.model_dump_json(exclude_none=True)))
     if run.result:
@@ -172,11 +173,16 @@ def _checkpoint(run: RunView) -> str | None:
     return f"step {run.progress.checkpoint_step}"
 
 
-def _attempt(attempt: AttemptRecord) -> str:
-    start = "" if attempt.resumed_from is None else f", from step {attempt.resumed_from}"
-    last = "" if attempt.last_step is None else f", last checkpoint step {attempt.last_step}"
-    end = "" if attempt.ended is None else f", ended by {attempt.ended}"
-    return f"{attempt.number} on {attempt.worker}{start}{last}{end}"
+def _attempts_table(log: Iterable[AttemptRecord]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("attempt", "resumed from step", "last step"):
+        table.add_column(column, justify="right")
+    for column in ("ended by", "worker"):
+        table.add_column(column)
+    for one in log:
+        steps = ["" if step is None else str(step) for step in (one.resumed_from, one.last_step)]
+        table.add_row(str(one.number), *steps, one.ended or "", one.worker)
+    return table
 
 
 def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
@@ -184,6 +190,7 @@ def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
     optional = [
         ("state sha256", result.state_sha256),
         ("snapshot", result.snapshot),
+        ("micro-batches", result.micro_batches and str(result.micro_batches)),
         ("began from", parent and parent.run + ("" if parent.step is None else f"@{parent.step}")),
     ]
     return [(name, value) for name, value in optional if value]

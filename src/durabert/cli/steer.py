@@ -47,7 +47,7 @@ async def _resume(name: str, queue: str | None, *, follow: bool, profile: str | 
             case "unpaused":
                 say(f"{name!r} goes on.")
             case "restarted":
-                say(f"{resumed.name!r} goes on from its newest checkpoints.")
+                say(f"{resumed.name!r} goes on from its newest checkpoints, or from the start without.")
         if not follow:
             say(how_to_go_on(client, resumed.name))
             return 0

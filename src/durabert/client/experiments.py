@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from temporalio.client import (
+    WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
     WorkflowHistory,
@@ -23,7 +24,7 @@ from durabert.client.namespace import register_search_attributes, search_attribu
 from durabert.client.pausing import pause, unpause
 from durabert.client.predictions import RunningPrediction, start_prediction
 from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
-from durabert.client.wording import details, difference, summary
+from durabert.client.wording import OTHER_NAME, advice, details, difference, summary
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import CANCEL_RUN_UPDATE, PATTERNS, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO
 from durabert.engine import Engine, home_directory
@@ -252,16 +253,13 @@ class Client:
 
         Raises:
             RunNotFound: there is none of that name.
-            RunNotUsable: it has ended, or is paused already.
+            RunNotUsable: it has ended, waits for its turn, or is paused already.
+            EngineUnavailable: the server cannot pause.
         """
+        await self.status(name)
         handle, _ = await self._experiment(name)
         await pause(self.temporal, handle, name)
-        while True:
-            view = await self.status(name)
-            targets = [run for run in view.runs if name in (run.run, view.name)]
-            if all(run.ended or run.status == "paused" for run in targets):
-                return view
-            await asyncio.sleep(POLL_INTERVAL.total_seconds() / 5)
+        return await self.status(name)
 
     async def resume(self, name: str, *, queue: str | None = None) -> Resumed:
         """Let a paused run go on, or a cancelled or failed experiment from its newest checkpoints.
@@ -355,7 +353,12 @@ class Client:
             return
         other = spec_of(await handle.fetch_history())
         if other != spec:
-            raise NameInUse(spec.name, difference=difference(other, spec))
+            completed = description.status is WorkflowExecutionStatus.COMPLETED
+            raise NameInUse(
+                spec.name,
+                difference=difference(other, spec),
+                advice=advice(other, spec) if completed else OTHER_NAME,
+            )
 
     async def _require_model(self, run: str) -> None:
         try:

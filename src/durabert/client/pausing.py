@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.activity.v1 import ActivityOptions
@@ -15,51 +17,70 @@ from temporalio.api.workflowservice.v1 import (
     UnpauseActivityRequest,
     UpdateActivityOptionsRequest,
 )
+from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
+from durabert.contract import CREATE_DATASET_SNAPSHOT
 from durabert.errors import EngineUnavailable, RunNotUsable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from temporalio.api.workflow.v1 import PendingActivityInfo
-    from temporalio.client import Client, WorkflowHandle
+    from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
 
-REASON = "durabert pause"
+REASON: Final = "durabert pause"
+
+POLL_INTERVAL: Final = timedelta(seconds=0.1)
+"""How often the server is asked whether a paused activity has left its worker."""
 
 
 async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -> None:
-    """Ask the server to pause the activities of an experiment or of one run of it.
+    """Pause the activities of an experiment or of one run of it; return when they have left their workers.
 
     Raises:
         RunNotUsable: none is open.
         EngineUnavailable: the server cannot pause.
     """
-    open_ones = [one for one in await _pending(handle, name) if not one.paused]
-    if not open_ones:
-        raise RunNotUsable(f"{name!r} has nothing to pause: it has ended or is paused already")
-    for one in open_ones:
-        with _server_can_pause():
-            await temporal.workflow_service.pause_activity(
-                PauseActivityRequest(
-                    namespace=temporal.namespace,
-                    execution=_execution(handle),
-                    identity=temporal.identity,
-                    id=one.activity_id,
-                    reason=REASON,
-                )
+    asked = False
+    while True:
+        description = await handle.describe()
+        pending = _of(description, name)
+        for one in pending:
+            if not one.paused:
+                await _pause(temporal, handle, one.activity_id)
+                asked = True
+        if not asked:
+            raise RunNotUsable(
+                f"{name!r} has nothing to pause: it has ended, waits for its turn, or is paused already"
             )
+        # Of runs that go in order, the next may begin while the one before is asked to pause.
+        between = not pending and name == handle.id
+        if not (between and description.status is WorkflowExecutionStatus.RUNNING) and all(
+            one.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED for one in pending
+        ):
+            return
+        await asyncio.sleep(POLL_INTERVAL.total_seconds())
+
+
+async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> None:
+    with _server_can_pause():
+        await temporal.workflow_service.pause_activity(
+            PauseActivityRequest(
+                namespace=temporal.namespace,
+                execution=_execution(handle),
+                identity=temporal.identity,
+                id=activity_id,
+                reason=REASON,
+            )
+        )
 
 
 async def unpause(
     temporal: Client, handle: WorkflowHandle[Any, Any], name: str, *, queue: str | None
 ) -> bool:
     """Let paused activities go on, on another task queue if one is given; return whether there were any."""
-    paused = [
-        one
-        for one in await _pending(handle, name)
-        if one.paused or one.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED
-    ]
+    paused = [one for one in _of(await handle.describe(), name) if one.paused]
     for one in paused:
         if queue is not None:
             await _move(temporal, handle, one.activity_id, queue)
@@ -89,10 +110,13 @@ async def _move(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id:
         )
 
 
-async def _pending(handle: WorkflowHandle[Any, Any], name: str) -> list[PendingActivityInfo]:
-    description = await handle.describe()
-    pending = description.raw_description.pending_activities
-    return [one for one in pending if name in (handle.id, one.activity_id) or one.activity_id == "snapshot"]
+def _of(description: WorkflowExecutionDescription, name: str) -> list[PendingActivityInfo]:
+    # A snapshot is taken for all runs.
+    return [
+        one
+        for one in description.raw_description.pending_activities
+        if name in (description.id, one.activity_id) or one.activity_type.name == CREATE_DATASET_SNAPSHOT.name
+    ]
 
 
 def _execution(handle: WorkflowHandle[Any, Any]) -> WorkflowExecution:

@@ -48,8 +48,10 @@ class RunView(Wire):
     """The configuration."""
     attempts: int = 0
     """Attempts so far; 0 while no worker has had it."""
+    pausing: bool = False
+    """A pause was asked for, and its process is about to leave."""
     progress: Progress | None = None
-    """The last heartbeat; none before the first and after the end."""
+    """The last heartbeat; none before the first, between two attempts and after the end."""
     heartbeat_age_seconds: float | None = None
     """Seconds since that heartbeat reached the server."""
     worker: str | None = None
@@ -96,11 +98,23 @@ class RunView(Wire):
             "worker": self.worker,
             "config": self.config.model_dump(),
         }
-        document["attempt_log"] = [one.model_dump(mode="json") for one in self.attempt_log]
-        document["warnings"] = progress.warnings if progress else []
+        document |= self._durability()
         document["progress"] = progress.model_dump() if progress else None
         document["result"] = result.model_dump(mode="json") if result else None
         return document
+
+    def _durability(self) -> dict[str, Any]:
+        result, progress = self.result, self.progress
+        return {
+            "pausing": self.pausing,
+            "checkpoint_step": progress.checkpoint_step if progress else None,
+            "attempt_log": [one.model_dump(mode="json") for one in self.attempt_log],
+            "warnings": progress.warnings if progress else [],
+            "parent": result.parent.model_dump() if result and result.parent else None,
+            "snapshot": result.snapshot if result else None,
+            "state_sha256": result.state_sha256 if result else None,
+            "micro_batches": result.micro_batches if result else None,
+        }
 
 
 class ExperimentView(Wire):
@@ -137,7 +151,8 @@ def experiment_view(description: WorkflowExecutionDescription, history: Workflow
     }
     _apply_history(runs, history)
     _apply_pending(runs, description)
-    views = [_closed(view, description.status) for view in runs.values()]
+    last = history.events[-1]
+    views = [_closed(view, description.status, last) for view in runs.values()]
     return ExperimentView(
         name=spec.name,
         status=_status(description.status, views),
@@ -235,11 +250,16 @@ def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
     on_worker = status == "running"
     update: dict[str, Any] = {
         "status": status,
+        "pausing": pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSE_REQUESTED,
         "attempts": pending.attempt if on_worker else pending.attempt - 1,
         "worker": pending.last_worker_identity or None,
     }
     if pending.HasField("last_failure"):
         update["last_error"] = _error(pending.last_failure)
+    if status == "paused" and pending.heartbeat_details.payloads:
+        # Where it will go on; the process that told it is gone.
+        latest = _decode(pending.heartbeat_details.payloads[0], Progress)
+        update["progress"] = latest.model_copy(update={"process_id": None})
     beat = pending.last_heartbeat_time.ToDatetime(UTC)
     # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
     is_new = beat >= pending.last_started_time.ToDatetime(UTC)
@@ -249,7 +269,7 @@ def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
     return update
 
 
-def _closed(view: RunView, status: WorkflowExecutionStatus | None) -> RunView:
+def _closed(view: RunView, status: WorkflowExecutionStatus | None, last: HistoryEvent) -> RunView:
     if view.ended or status in {WorkflowExecutionStatus.RUNNING, None}:
         return view
     if status == WorkflowExecutionStatus.CANCELED:
@@ -259,6 +279,9 @@ def _closed(view: RunView, status: WorkflowExecutionStatus | None) -> RunView:
     elif status == WorkflowExecutionStatus.COMPLETED:
         # It ended without an event of its own: cancelled before a worker had it.
         return view.model_copy(update={"status": "cancelled"})
+    elif status == WorkflowExecutionStatus.FAILED:
+        # Before any run began: there is no snapshot, or the spec was refused.
+        error = _error(last.workflow_execution_failed_event_attributes.failure)
     else:
         error = ErrorInfo(type="UnexpectedError", message="the workflow ended before the run did")
     return view.model_copy(update={"status": "failed", "error": error, "progress": None})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from durabert.specs import ExperimentSpec
+
+OTHER_NAME: Final = "choose another name"
 
 
 def summary(spec: ExperimentSpec) -> str:
@@ -35,3 +37,13 @@ def difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
             if before[field] != after[field]:
                 return f"its {field} is {before[field]!r}, not {after[field]!r}"
     return "another spec"
+
+
+def advice(completed: ExperimentSpec, ours: ExperimentSpec) -> str:
+    """Say what to do about a name that belongs to an experiment that has completed."""
+    pairs = list(zip(completed.runs, ours.runs, strict=False))
+    longer = any(new.epochs > old.epochs for old, new in pairs)
+    same = all(old.model_copy(update={"epochs": new.epochs}) == new for old, new in pairs)
+    if not (longer and same and len(completed.runs) == len(ours.runs)):
+        return OTHER_NAME
+    return f"{OTHER_NAME}, and to train on from it give --from {completed.run_names()[0]}"
