@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
 
 from durabert.errors import StoreInvalid, StoreUnavailable
+from durabert.store.blobs import Blobs, blob_path
+from durabert.store.garbage import delete, find_garbage, verify
 from durabert.store.objects import ObjectStore, open_store
 from durabert.testing import StoreContract
 from tests.s3 import BUCKET, SECRET, FaultProxy, S3Server
 from tests.shell import Shell
+from tests.unit.test_attempts import begin, commit
 
 NO_ANSWER_SECONDS = 20
 
@@ -94,6 +98,24 @@ def test_failures_of_a_moment_are_not_noticed_and_longer_ones_are(server, opened
         proxy.mode = "ok"
         store.write("a/b", b"new")
         assert store.read("a/b") == b"new"
+
+
+def test_garbage_is_collected_and_damage_is_named(opened):
+    store = opened(f"s3://{BUCKET}/garbage")
+    attempt = begin(store, keep_last=1)
+    for step in (10, 20):
+        commit(attempt, step)
+    attempt.end("RunCancelled", "cancelled")
+    orphan = blob_path(Blobs(store).put(b"nobody names it"))
+    [kept] = [info.path for info in store.list("runs/run/files") if info.size == len(b"shared")]
+
+    found = find_garbage(store, older_than=timedelta(0))
+    assert [info.path for info in found.objects] == [orphan]
+    delete(store, found)
+    assert list(store.list("blobs")) == []
+    assert list(verify(store)) == []
+    store.write(kept, b"damage")
+    assert [finding.path for finding in verify(store)] == [kept]
 
 
 @pytest.mark.parametrize(

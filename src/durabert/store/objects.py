@@ -167,7 +167,8 @@ class ObjectStore:
         """
         probe = f"{PROBES}/{secrets.token_hex(8)}"
         try:
-            self.write(probe, b"durabert")
+            # Some file systems can be written, but not create a file only where there is none.
+            self.create(probe, b"durabert")
             self.read(probe)
             self.delete([probe])
         except (StoreUnavailable, ObjectMissing) as error:
