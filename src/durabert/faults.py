@@ -21,8 +21,8 @@ VARIABLE: Final = "DURABERT_FAULTS"
 _reached: Counter[str] = Counter()
 
 
-def reach(place: str) -> None:
-    """Say that the process is at a place.
+def reach(place: str, detail: object = "") -> None:
+    """Say that the process is at a place; a fault that strikes there writes the detail into its mark.
 
     Raises:
         OSError: the fault ``enospc`` strikes here.
@@ -33,7 +33,7 @@ def reach(place: str) -> None:
         return
     _reached[place] += 1
     for fault in faults:
-        if _hits(fault, place):
+        if _hits(fault, place, detail):
             _strike(fault["do"])
 
 
@@ -43,11 +43,11 @@ def strikes(place: str) -> bool:
     if not faults:
         return False
     _reached[place] += 1
-    return any(_hits(fault, place) for fault in faults)
+    return any(_hits(fault, place, "") for fault in faults)
 
 
-def _hits(fault: dict[str, Any], place: str) -> bool:
-    return fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault)
+def _hits(fault: dict[str, Any], place: str, detail: object) -> bool:
+    return fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault, detail)
 
 
 @cache
@@ -55,7 +55,7 @@ def _faults(text: str) -> list[dict[str, Any]]:
     return json.loads(text) if text else []
 
 
-def _first(fault: dict[str, Any]) -> bool:
+def _first(fault: dict[str, Any], detail: object) -> bool:
     # A mark with a number of times allows that many strikes.
     times = fault.get("times", 1)
     for number in range(times):
@@ -63,6 +63,7 @@ def _first(fault: dict[str, Any]) -> bool:
             mark = os.open(Path(f"{fault['mark']}.{number}"), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             continue
+        os.write(mark, str(detail).encode())
         os.close(mark)
         return True
     return False

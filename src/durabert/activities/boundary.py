@@ -163,7 +163,7 @@ def _delay(error: DurabertError, fruitless: int) -> timedelta:
     if isinstance(error, (WorkerStopping, RunPaused)):
         return HAND_OVER_DELAY
     # Not by the number of attempts, as the server would: one that got on deserves the next at once.
-    return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(fruitless, 10))
+    return min(LONGEST_DELAY, FIRST_DELAY * float(1 << min(fruitless, 10)))
 
 
 def _category(error: DurabertError) -> ApplicationErrorCategory:

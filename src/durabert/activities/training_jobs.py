@@ -149,6 +149,7 @@ def _fine_tune(
         should_stop=channel.stop_requested,
         checkpoints=checkpoints,
         halvings=job.halvings,
+        token_cache=job.home / "cache" / "tokens",
     )
 
 

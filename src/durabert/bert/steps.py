@@ -211,7 +211,7 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[flo
     state.optimizer.zero_grad(set_to_none=True)
     for number, rows in enumerate(micro_batches(np.arange(len(indices)), state.micro_batches)):
         seed_torch(plan.config.seed, Draw.DROPOUT, state.step, number)
-        reach("step.backward")
+        reach("step.backward", state.step)
         batch = collate(
             plan.train.tokens,
             indices[rows],

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from durabert.cli import data as data_commands
 from durabert.cli import store as store_commands
 from durabert.errors import DurabertError, SpecInvalid
 from durabert.version import __version__
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.add_typer(data_commands.app, name="data")
 app.add_typer(store_commands.app, name="store")
 
 Profile = Annotated[
@@ -310,6 +312,20 @@ def up(
     from durabert.cli import operate
 
     operate.up(operate.Ports.parse({"port": port, "ui_port": ui_port}))
+
+
+@app.command()
+def chaos(
+    scenarios: Annotated[list[str] | None, typer.Argument(help="Names of faults; default: all.")] = None,
+    short: Annotated[bool, typer.Option("--short", help="Six of them, without waits for time-outs.")] = False,
+    model: Annotated[str, typer.Option(help="minilm, a directory, or a hub id.")] = "minilm",
+    list_all: Annotated[bool, typer.Option("--list", help="List the faults and do nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Train under injected faults, on an engine of its own, and compare with an undisturbed run."""
+    from durabert.cli import chaos as command
+
+    raise typer.Exit(command.run(scenarios or [], short=short, model=model, list_all=list_all, as_json=json))
 
 
 @app.command()

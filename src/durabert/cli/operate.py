@@ -42,7 +42,7 @@ def worker(
     profile: str | None,
 ) -> None:
     """Host the queues until SIGTERM."""
-    _require_training_parts()
+    require_training_parts()
     queues = [queue for queue in (train_queue, inference_queue) if queue] or _default_queues()
     asyncio.run(_work(queues, limits, profile))
 
@@ -73,7 +73,7 @@ async def _work(queues: list[str], limits: WorkerLimits, profile_name: str | Non
 
 def up(ports: Ports) -> None:
     """Keep engine and worker up until Ctrl-C."""
-    _require_training_parts()
+    require_training_parts()
     asyncio.run(_stay_up(ports))
 
 
@@ -117,7 +117,12 @@ def _default_queues() -> list[str]:
     return [queues.train, queues.inference]
 
 
-def _require_training_parts() -> None:
+def require_training_parts() -> None:
+    """Refuse to go on without what a worker trains with.
+
+    Raises:
+        DependencyMissing: torch or transformers is not installed.
+    """
     from importlib.util import find_spec
 
     if find_spec("torch") is None or find_spec("transformers") is None:

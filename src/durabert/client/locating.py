@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
-from durabert.specs import ExperimentSpec, InferenceRequest
+from durabert.specs import DataSpec, ExperimentSpec, InferenceRequest
 from durabert.specs.data import SNAPSHOT_PREFIX
 
 DATA_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
@@ -27,10 +27,17 @@ def located(spec: ExperimentSpec, *, here: bool) -> ExperimentSpec:
         ModelInvalid: the model is a file.
         ModelNotFound: the directory of a model is not there.
     """
-    paths = {name: getattr(spec.data, name) for name in ("source", "validation", "test")}
-    data = {name: _data(name, path, here=here) for name, path in paths.items() if path is not None}
-    runs = tuple(config.model_copy(update={"model": _model(config.model, here=here)}) for config in spec.runs)
-    return spec.model_copy(update={"data": spec.data.model_copy(update=data), "runs": runs})
+    runs = tuple(
+        config.model_copy(update={"model": located_model(config.model, here=here)}) for config in spec.runs
+    )
+    return spec.model_copy(update={"data": located_data(spec.data, here=here), "runs": runs})
+
+
+def located_data(data: DataSpec, *, here: bool) -> DataSpec:
+    """Make the paths of a data set absolute, as ``located`` does."""
+    paths = {name: getattr(data, name) for name in ("source", "validation", "test")}
+    found = {name: _data(name, path, here=here) for name, path in paths.items() if path is not None}
+    return data.model_copy(update=found)
 
 
 def located_request(request: InferenceRequest, *, here: bool) -> InferenceRequest:
@@ -73,7 +80,8 @@ def _data(field: str, value: str, *, here: bool) -> str:
     return value
 
 
-def _model(name: str, *, here: bool) -> str:
+def located_model(name: str, *, here: bool) -> str:
+    """Make the path of a model absolute; a known name or a hub id stays as it is."""
     path = _absolute(name)
     if name == OFFLINE_MODEL or not _exists(path):
         if here and name.startswith(("/", ".", "~")):

@@ -67,7 +67,7 @@ def _class_of_text(text: str) -> type[DurabertError]:
 
 
 def num_memory_kills() -> int:
-    """Return how many processes the kernel has killed for memory since it was started; 0 if it does not say."""
+    """Return how many processes the kernel has killed for memory so far; 0 if it does not say."""
     try:
         lines = Path("/proc/vmstat").read_text().splitlines()
     except OSError:
