@@ -8,10 +8,11 @@ The id is the SHA-256 of, in this order,
 
 The text of a value: a string is itself; a number is its shortest digits (``1``, ``1.0``, ``0.1``); a truth
 value is ``true`` or ``false``; lists and objects are JSON without blanks, their names sorted and those that
-are null left out; dates are ISO 8601; bytes are hexadecimal; null, not-a-number and the empty string are all
+are null left out; dates are ISO 8601; bytes are hexadecimal; null, not-a-number and the empty string are
 nothing. So the id of a table is the same in CSV, TSV, JSON lines, JSON, Parquet or Arrow, whatever the file
-is called, however its columns are ordered and its rows are grouped and compressed. An integer 1 and a float 1.0
-differ, as ``1`` and ``1.0`` in a CSV file do. The columns of JSON lines are those of the first 1,000 objects.
+is called, however its columns are ordered and its rows are grouped and compressed. An integer 1 and a float
+1.0 differ, as ``1`` and ``1.0`` in a CSV file do. The columns of JSON lines are those of the first 1,000
+objects.
 
 Beside the rows a snapshot remembers what messages say of them: the names of the files and the line numbers.
 Those are not in the id.
@@ -152,6 +153,19 @@ def read_snapshot(directory: Path) -> Snapshot:
     return _snapshot(read_manifest(directory))
 
 
+def parse_snapshot(data: bytes, snapshot: str) -> Snapshot:
+    """Return what the content of a ``manifest.json`` says.
+
+    Args:
+        data: the content.
+        snapshot: id of the snapshot.
+
+    Raises:
+        ArtifactDamaged: it cannot be believed.
+    """
+    return _snapshot(_parsed(data, Path(snapshot)))
+
+
 def open_snapshot(directory: Path) -> Sources:
     """Open the splits of a snapshot, as ``find_sources`` opens those of its source.
 
@@ -180,13 +194,19 @@ def read_manifest(directory: Path) -> Manifest:
         ArtifactDamaged: it cannot be read or believed.
     """
     try:
-        manifest = Manifest.model_validate(json.loads((directory / MANIFEST).read_bytes()))
+        data = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise _damaged(directory, f"its manifest cannot be read: {error.strerror}") from None
+    return _parsed(data, directory)
+
+
+def _parsed(data: bytes, directory: Path) -> Manifest:
+    try:
+        manifest = Manifest.model_validate(json.loads(data))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
         raise _damaged(directory, f"{where}: {first['msg'].lower()}") from None
-    except OSError as error:
-        raise _damaged(directory, f"its manifest cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise _damaged(directory, f"its manifest is no JSON: {error}") from None
     if "train" not in manifest.splits:

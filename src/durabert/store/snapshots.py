@@ -112,7 +112,7 @@ class SnapshotStore:
             raise SnapshotNotFound(id) from None
         try:
             return _parsed(id, data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ArtifactDamaged(f"the manifest of snapshot {id[:12]} is damaged: {error!s:.120}") from None
 
     def fetch(self, id: str) -> Path:  # noqa: A002
@@ -129,9 +129,9 @@ class SnapshotStore:
         partial = self._cache / f".{id}.{secrets.token_hex(6)}"
         try:
             partial.mkdir(parents=True)
-            for name, file in stored.files.items():
-                self._get(stored, name, file, partial / name)
-            _take_place(partial, target)
+            for name in stored.files:
+                (partial / name).write_bytes(self.read(stored, name))
+            _take_place(partial, target, stored)
         except OSError as error:
             raise StoreUnavailable(f"{self._cache} cannot be written: {error.strerror}") from error
         finally:
@@ -146,17 +146,26 @@ class SnapshotStore:
             ArtifactDamaged: a file is missing or not what was stored.
         """
         stored = self.stored(id)
-        for name, file in stored.files.items():
-            self._get(stored, name, file, None)
+        for name in stored.files:
+            self.read(stored, name)
         return stored
 
-    def _get(self, stored: StoredSnapshot, name: str, file: StoredFile, target: Path | None) -> None:
+    def read(self, stored: StoredSnapshot, name: str) -> bytes:
+        """Return a file of a snapshot.
+
+        Raises:
+            ArtifactDamaged: it is missing or not what was stored.
+        """
         try:
-            data = self._blobs.get(file.sha256)
+            data = self._blobs.get(stored.files[name].sha256)
         except ArtifactDamaged as error:
             raise ArtifactDamaged(f"snapshot {stored.id[:12]}, {name}: {error}") from None
-        if target is not None:
-            target.write_bytes(data)
+        if len(data) != stored.files[name].size:
+            expected = stored.files[name].size
+            raise ArtifactDamaged(
+                f"snapshot {stored.id[:12]}, {name}: it has {len(data)} bytes, but {expected} were expected"
+            )
+        return data
 
 
 def _path(id: str) -> str:  # noqa: A002
@@ -190,11 +199,12 @@ def _is_whole(directory: Path, stored: StoredSnapshot) -> bool:
     return True
 
 
-def _take_place(partial: Path, target: Path) -> None:
+def _take_place(partial: Path, target: Path, stored: StoredSnapshot) -> None:
     try:
         partial.rename(target)
     except OSError:
-        # One that is damaged, or that somebody else has just fetched.
+        if _is_whole(target, stored):  # somebody else has just fetched it, and may be reading it
+            return
         old = target.with_name(f".{target.name}.{secrets.token_hex(6)}.old")
         target.rename(old)
         try:
