@@ -34,7 +34,8 @@ from durabert.bert.steps import (
     score_split,
     train,
 )
-from durabert.bert.tokens import load_tokenizer, tokenize, truncation_notice
+from durabert.bert.token_cache import cached_tokens, tokens_key
+from durabert.bert.tokens import Tokens, load_tokenizer, tokenize, truncation_notice
 from durabert.errors import CheckpointNotUsable
 from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
 
@@ -78,6 +79,7 @@ def fine_tune(
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints | None = None,
     halvings: int = 0,
+    token_cache: Path | None = None,
 ) -> TrainedModel:
     """Train, keep the weights of the best epoch, and write them to a model directory.
 
@@ -90,6 +92,7 @@ def fine_tune(
         checkpoints: what to go on from, and where to put others; none: begin anew and make none.
         halvings: how often to halve the micro-batches at the start, because a process before this one was
             killed for its memory.
+        token_cache: directory in which tokens are kept for the next run on the same texts; none: nowhere.
 
     Raises:
         Stopped: ``should_stop`` said so; no model is written, and with ``checkpoints`` the last step is
@@ -102,7 +105,7 @@ def fine_tune(
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
-        job = prepare(config, data, compute, metric, reporter)
+        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache)
         state = TrainState.fresh(job.model, job.plan)
         if checkpoints is not None:
             _restore(state, job.plan, checkpoints)
@@ -130,7 +133,13 @@ class PreparedJob:
 
 
 def prepare(
-    config: FineTuneConfig, data: TrainingData, compute: Compute, metric: str, reporter: Reporter
+    config: FineTuneConfig,
+    data: TrainingData,
+    compute: Compute,
+    metric: str,
+    reporter: Reporter,
+    *,
+    token_cache: Path | None = None,
 ) -> PreparedJob:
     """Load model and tokenizer, and turn the texts into tokens."""
     reporter.phase("loading model", epochs=config.epochs)
@@ -145,7 +154,7 @@ def prepare(
     reporter.phase("tokenizing")
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     examples = {
-        name: _examples(split, data, config, tokenizer, classifier, reporter)
+        name: _examples(name, split, data, config, tokenizer, classifier, reporter, token_cache)
         for name, split in splits.items()
         if split is not None
     }
@@ -164,21 +173,26 @@ def prepare(
 
 
 def _examples(
+    name: str,
     split: Split,
     data: TrainingData,
     config: FineTuneConfig,
     tokenizer: Any,
     classifier: Classifier,
     reporter: Reporter,
+    token_cache: Path | None,
 ) -> Examples:
-    tokens = tokenize(
-        tokenizer,
-        split.texts,
-        split.pairs,
-        config.max_length,
-        types=classifier.uses_types,
-        on_chunk=reporter.tick,
+    types = classifier.uses_types
+    key = tokens_key(
+        tokenizer, data_sha256=data.sha256, split=name, max_length=config.max_length, types=types
     )
+
+    def make() -> Tokens:
+        return tokenize(
+            tokenizer, split.texts, split.pairs, config.max_length, types=types, on_chunk=reporter.tick
+        )
+
+    tokens = cached_tokens(token_cache, key=key, make=make)
     return Examples(tokens, label_array(data.task, split.labels))
 
 
