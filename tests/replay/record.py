@@ -16,12 +16,15 @@ from temporalio.client import WorkflowHistory
 
 from durabert.client import Client
 from durabert.connection import connect, plain_profile
-from durabert.contract import SEARCH_ATTRIBUTES
+from durabert.contract import REPORT_SIGNAL, SEARCH_ATTRIBUTES
 from durabert.engine import Engine
-from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
+from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest, RunReport
 from durabert.version import __version__
 from tests.real import until
 from tests.workflow.conftest import serving
+
+PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-"}
+"""Of the names of histories, by pattern."""
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -39,47 +42,87 @@ async def record() -> None:
 
 
 async def _courses(client: Client) -> None:
-    await _ended(client, "one-run", "minilm")
-    await _ended(client, "two-runs", "minilm", "minilm")
-    await _ended(client, "in-order", "minilm", "minilm", in_order=True)
-    await _ended(client, "one-failed", "minilm", "missing")
-    await _ended(client, "all-failed", "missing", "missing")
-    await _ended(client, "retried", "flaky")
-    await _cancelled(client, "cancelled", "cancelled", "endless")
-    await _cancelled(client, "one-cancelled", "one-cancelled.1", "endless", "minilm")
+    for pattern, prefix in PREFIXES.items():
+        course = Courses(client, pattern, prefix)
+        await course.ended("one-run", "minilm")
+        await course.ended("two-runs", "minilm", "minilm")
+        await course.ended("in-order", "minilm", "minilm", in_order=True)
+        await course.ended("one-failed", "minilm", "missing")
+        await course.ended("all-failed", "missing", "missing")
+        await course.ended("retried", "flaky")
+        await course.cancelled("cancelled", "", "endless")
+        await course.cancelled("one-cancelled", ".1", "endless", "minilm")
+    checkpointed = Courses(client, "bert_checkpointing", PREFIXES["bert_checkpointing"])
+    await checkpointed.ended("no-snapshot", "minilm", source="missing.csv")
+    await checkpointed.paused("paused", "endless")
     prediction = await client.start_prediction(InferenceRequest(run="one-run", texts=("good", "bad")))
     await prediction.result()
     _keep("prediction", await prediction.handle.fetch_history())
 
 
-async def _start(client: Client, name: str, *models: str, in_order: bool = False) -> None:
-    runs = tuple(FineTuneConfig(model=model) for model in models)
-    spec = ExperimentSpec(name=name, data=DataSpec(source="reviews.csv"), runs=runs, in_order=in_order)
-    await client.start(spec)
+class Courses:
+    """Experiments of one pattern, each with a course of its own."""
 
+    def __init__(self, client: Client, pattern: str, prefix: str) -> None:
+        self._client = client
+        self._pattern = pattern
+        self._prefix = prefix
 
-async def _ended(client: Client, name: str, *models: str, in_order: bool = False) -> None:
-    await _start(client, name, *models, in_order=in_order)
-    await client.wait(name)
-    _keep(name, await client.history(name))
+    async def ended(
+        self, course: str, *models: str, in_order: bool = False, source: str = "reviews.csv"
+    ) -> None:
+        name = await self._start(course, *models, in_order=in_order, source=source)
+        await self._client.wait(name)
+        _keep(name, await self._client.history(name))
 
+    async def cancelled(self, course: str, run: str, *models: str) -> None:
+        name = await self._start(course, *models)
+        await self._running(name, name + run)
+        await self._client.cancel(name + run)
+        await self._client.wait(name)
+        _keep(name, await self._client.history(name))
 
-async def _cancelled(client: Client, name: str, target: str, *models: str) -> None:
-    await _start(client, name, *models)
+    async def paused(self, course: str, *models: str) -> None:
+        """Pause, resume, report twice, and cancel."""
+        name = await self._start(course, *models)
+        await self._running(name, name)
+        await self._client.pause(name)
+        await self._client.resume(name)
+        await self._running(name, name)
+        handle = self._client.temporal.get_workflow_handle(name)
+        for step in (1, 2):
+            report = RunReport(
+                run=name, kind="progress", attempt=2, worker="1@host", step=step, steps=9, loss=0.5
+            )
+            await handle.signal(REPORT_SIGNAL, report)
+            await handle.query("progress")
+        await self._client.cancel(name)
+        _keep(name, await self._client.history(name))
 
-    async def running() -> bool:
-        return any(run.run == target and run.status == "running" for run in (await client.status(name)).runs)
+    async def _start(
+        self, course: str, *models: str, in_order: bool = False, source: str = "reviews.csv"
+    ) -> str:
+        name = self._prefix + course
+        runs = tuple(FineTuneConfig(model=model) for model in models)
+        spec = ExperimentSpec(name=name, data=DataSpec(source=source), runs=runs, in_order=in_order)
+        await self._client.start(spec, pattern=self._pattern)
+        return name
 
-    await until(running, seconds=20, what=f"{target} runs")
-    await client.cancel(target)
-    view = await client.wait(name) if target != name else await client.status(name)
-    assert view.ended is not None
-    _keep(name, await client.history(name))
+    async def _running(self, name: str, target: str) -> None:
+        async def running() -> bool:
+            view = await self._client.status(name)
+            return any(run.run == target and run.status == "running" and run.worker for run in view.runs)
+
+        await until(running, seconds=20, what=f"{target} runs")
 
 
 def _keep(name: str, history: WorkflowHistory) -> None:
+    path = HISTORIES / f"{__version__}-{name}.json"
+    if path.exists():
+        # Recorded before: what it was then is what must replay.
+        return
     document = _anonymous(json.loads(history.to_json()))
-    (HISTORIES / f"{__version__}-{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def _anonymous(value: Any) -> Any:

@@ -41,6 +41,15 @@ COMMANDS = {
     "worker": "--train-queue --inference-queue --slots --drain-seconds --profile",
     "up": "--port --ui-port",
     "doctor": "--profile --json",
+    "chaos": "scenarios --short --model --list --json",
+    "data add": "source --validation --test --text --text-pair --label --data --json",
+    "data list": "--json",
+    "data show": "snapshot --json",
+    "data verify": "snapshot --json",
+    "data diff": "old new --text --text-pair --label --json",
+    "store show": "--json",
+    "store gc": "--older-than --dry-run --json",
+    "store verify": "--json",
 }
 
 WORKFLOW_TYPES = {
@@ -118,9 +127,17 @@ def test_the_package_exports_these_names():
 def test_the_command_line_has_these_commands_and_options():
     group = typer.main.get_command(app)
 
-    assert {name: sorted(words_of(command)) for name, command in group.commands.items()} == {
+    assert {name: sorted(words_of(command)) for name, command in commands_of(group)} == {
         name: sorted(words.split()) for name, words in COMMANDS.items()
     }
+
+
+def commands_of(group, prefix=""):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands_of(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
 
 
 def words_of(command) -> list[str]:

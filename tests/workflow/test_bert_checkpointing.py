@@ -230,5 +230,5 @@ async def test_other_differences_of_a_completed_run_are_only_told(bench, unique)
     await bench.client.start(experiment(unique, "minilm"))
     await bench.client.wait(unique)
 
-    with pytest.raises(NameInUse, match="choose another name$"):
+    with pytest.raises(NameInUse, match=r"choose another name$"):
         await bench.client.start(experiment(unique, "other"))

@@ -64,8 +64,9 @@ def spec_from_options(
     if start_from is not None:
         document["start_from"] = CheckpointRef.parse_text(start_from)
     if checkpoint_every is not None:
-        policy = document.get("checkpoints", {})
-        document["checkpoints"] = CheckpointPolicy.parse({**policy, "every_steps": checkpoint_every})
+        policy = CheckpointPolicy.parse({"every_steps": checkpoint_every})
+        if isinstance(given_policy := document.get("checkpoints", {}), dict):
+            document["checkpoints"] = {**given_policy, "every_steps": policy.every_steps}
     spec = experiment_from_toml(
         {"name": "unnamed", **document}, data=data_fields | given({"source": data}), config=fields
     )
