@@ -14,7 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from durabert.activities.dataset_jobs import take_snapshot
 from durabert.bert.data import load_training_data
+from durabert.bert.progress import Reporter
+from durabert.bert.snapshot_values import canonical
 from durabert.bert.snapshots import MANIFEST, build_snapshot, open_snapshot, read_manifest, read_snapshot
 from durabert.errors import ArtifactDamaged, DurabertError, SnapshotNotFound
 from durabert.specs import DataSpec
@@ -273,6 +276,44 @@ def damage_of(act):
     except ArtifactDamaged as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "manifest.json"])
+@pytest.mark.parametrize("lost", [True, False])
+def test_the_same_data_again_puts_back_what_the_store_has_lost(name, lost, stored, tmp_path):
+    objects, snapshots, found = stored
+    path = blob_path(snapshots.stored(found).files[name].sha256)
+    objects.delete([path]) if lost else objects.write(path, objects.read(path)[:-1])
+
+    assert not snapshots.commit(found, tmp_path / "built")
+    assert snapshots.verify(found).id == found
+
+
+def test_what_is_only_known_by_its_place_in_memory_is_told_by_its_content():
+    class Image:
+        def __init__(self, content):
+            self.tobytes = lambda: content
+
+    assert canonical(Image(b"a")) == canonical(Image(b"a")) != canonical(Image(b"b"))
+
+
+def source_of(stored, tmp_path, digits):
+    objects, _, found = stored
+    spec = DataSpec(source=f"snapshot:{digits(found)}")
+    return take_snapshot(spec, objects, tmp_path / "home", Reporter(lambda _: None, lambda: False))
+
+
+@pytest.mark.parametrize("digits", [lambda found: found, lambda found: found[:8]])
+def test_a_snapshot_that_is_named_as_the_source_is_found_and_not_taken(digits, stored, tmp_path):
+    result = source_of(stored, tmp_path, digits)
+
+    assert (result.snapshot, result.created, result.rows) == (stored[2], False, {"train": 40})
+    assert stored[1].ids() == [stored[2]]
+
+
+def test_a_snapshot_that_is_not_there_is_a_mistake(stored, tmp_path):
+    with pytest.raises(SnapshotNotFound, match="00000000"):
+        source_of(stored, tmp_path, lambda _: "0" * 8)
 
 
 JSON = st.recursive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def canonical(value: Any) -> str | None:
         case list() | dict() | tuple():
             plain = _without_nulls(value)
             return json.dumps(plain, sort_keys=True, separators=(",", ":"), default=canonical)
+    if hasattr(value, "tobytes"):
+        # An image or an array, whose own text may be where it is in memory.
+        return f"{type(value).__name__} {hashlib.sha256(value.tobytes()).hexdigest()}"
     return str(value)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from durabert.errors import ArtifactDamaged, SnapshotNotFound, StoreUnavailable
-from durabert.store.blobs import Blobs
+from durabert.store.blobs import Blobs, blob_path
 from durabert.store.objects import ObjectExists, ObjectMissing, ObjectStore
 
 MANIFEST: Final = "manifest.json"
@@ -61,9 +61,11 @@ class SnapshotStore:
     def commit(self, id: str, directory: Path) -> bool:  # noqa: A002 - what it is
         """Store the files of a directory as a snapshot; return whether it is new.
 
-        The same content is stored once, whoever comes first.
+        The same content is stored once, whoever comes first. Files that are lost or cut short in the store
+        are put back if the directory has them.
         """
         if self._objects.info(_path(id)) is not None:
+            self._restore(id, directory)
             return False
         files = {}
         for path in sorted(directory.iterdir()):
@@ -75,6 +77,18 @@ class SnapshotStore:
         except ObjectExists:
             return False
         return True
+
+    def _restore(self, id: str, directory: Path) -> None:  # noqa: A002
+        try:
+            stored = self.stored(id)
+        except ArtifactDamaged:
+            return  # whoever reads it says so
+        for name, file in stored.files.items():
+            path, there = directory / name, self._objects.info(blob_path(file.sha256))
+            if (there is None or there.size != file.size) and path.is_file():
+                data = path.read_bytes()
+                if hashlib.sha256(data).hexdigest() == file.sha256:
+                    self._objects.write(blob_path(file.sha256), data)
 
     def ids(self) -> list[str]:
         """Return the ids of all snapshots."""
