@@ -8,7 +8,9 @@ import uuid
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
 
+from durabert.client import Client
 from durabert.client.pausing import pause
+from durabert.connection import TaskQueues
 from durabert.errors import EngineUnavailable, RunNotFound, RunNotUsable
 from tests.real import until
 from tests.workflow.conftest import serving
@@ -26,6 +28,19 @@ async def test_pause_returns_when_the_activity_has_left(bench, unique):
     assert view.runs[0].progress.step == 4
     await bench.client.cancel(unique)
     await bench.replay(unique)
+
+
+async def test_what_was_just_started_is_paused_as_it_begins(temporal, unique):
+    client = Client(temporal, queues=TaskQueues(train=unique, inference=unique))
+    await client.start(experiment(unique, "endless"))
+    pausing = asyncio.create_task(client.pause(unique))
+
+    # Until here there is nothing that could be paused.
+    async with serving(temporal, unique):
+        view = await pausing
+        await client.cancel(unique)
+
+    assert view.runs[0].status == "paused"
 
 
 async def test_a_pause_that_was_asked_for_is_told(bench, unique):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -34,6 +35,9 @@ REASON: Final = "durabert pause"
 POLL_INTERVAL: Final = timedelta(seconds=0.1)
 """How often the server is asked whether a paused activity has left its worker."""
 
+BEGIN_LIMIT: Final = timedelta(seconds=10)
+"""How long a pause waits for an experiment to begin; without a worker for its workflow it never does."""
+
 
 async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -> None:
     """Pause the activities of an experiment or of one run of it; return when they have left their workers.
@@ -42,7 +46,7 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
         RunNotUsable: none is open.
         EngineUnavailable: the server cannot pause.
     """
-    asked = False
+    asked, deadline = False, time.monotonic() + BEGIN_LIMIT.total_seconds()
     while True:
         description = await handle.describe()
         pending = _of(description, name)
@@ -50,13 +54,13 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
             if not one.paused:
                 await _pause(temporal, handle, one.activity_id)
                 asked = True
-        if not asked:
+        # Just started, or of runs that go in order the next begins while the one before is asked to pause.
+        soon = not pending and name == handle.id and description.status is WorkflowExecutionStatus.RUNNING
+        if not asked and (not soon or time.monotonic() > deadline):
             raise RunNotUsable(
                 f"{name!r} has nothing to pause: it has ended, waits for its turn, or is paused already"
             )
-        # Of runs that go in order, the next may begin while the one before is asked to pause.
-        between = not pending and name == handle.id
-        if not (between and description.status is WorkflowExecutionStatus.RUNNING) and all(
+        if not soon and all(
             one.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED for one in pending
         ):
             return
