@@ -19,6 +19,7 @@ from durabert.bert.data import load_training_data
 from durabert.bert.progress import Reporter
 from durabert.bert.snapshot_values import canonical
 from durabert.bert.snapshots import MANIFEST, build_snapshot, open_snapshot, read_manifest, read_snapshot
+from durabert.bert.sources import find_sources
 from durabert.errors import ArtifactDamaged, DurabertError, SnapshotNotFound
 from durabert.specs import DataSpec
 from durabert.store.blobs import blob_path
@@ -125,6 +126,10 @@ def test_a_training_reads_the_same_from_a_snapshot_as_from_its_source(suffix, tm
     kept = load_training_data(spec, snapshot=directory)
 
     assert kept == load_training_data(spec)
+    direct, again = find_sources(spec).train, open_snapshot(directory).train
+    assert [(one.name, one.unit, one.typed, one.columns) for one in (again, direct)] == [
+        (str(source), direct.unit, direct.typed, direct.columns)
+    ] * 2
     assert any("dropped" in notice for notice in kept.notices)
 
 
@@ -334,6 +339,29 @@ def _mutated(document, data):
     if isinstance(document, list) and document and data.draw(st.booleans()):
         return [_mutated(document[0], data), *document[1:]]
     return data.draw(JSON)
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", ".x", "/x", "a/b", "", "a\0b", "x" * 300])
+def test_a_file_of_a_snapshot_cannot_lie_outside_of_it(name, stored):
+    objects, snapshots, found = stored
+    path = f"snapshots/{found}/manifest.json"
+    manifest = json.loads(objects.read(path))
+    manifest["files"][name] = manifest["files"]["train.parquet"]
+    objects.write(path, json.dumps(manifest).encode())
+
+    with pytest.raises(ArtifactDamaged, match=f"{found[:12]} is damaged: .* is no name of a file"):
+        snapshots.fetch(found)
+
+
+@pytest.mark.parametrize("name", ["../train", "/train", "a/b", ""])
+def test_a_split_of_a_snapshot_cannot_lie_outside_of_it(name, stored, tmp_path):
+    path = tmp_path / "built" / MANIFEST
+    manifest = json.loads(path.read_bytes())
+    manifest["splits"][name] = manifest["splits"]["train"]
+    path.write_text(json.dumps(manifest))
+
+    with pytest.raises(ArtifactDamaged, match="is no name of a split"):
+        open_snapshot(tmp_path / "built")
 
 
 @given(data=st.data())
