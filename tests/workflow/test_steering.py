@@ -87,6 +87,25 @@ async def test_a_paused_run_can_be_cancelled(bench, unique):
     await bench.replay(unique)
 
 
+async def test_a_run_that_is_cancelled_while_it_leaves_for_a_pause_is_cancelled(bench, unique):
+    await bench.client.start(experiment(unique, "stubborn"))
+    await running(bench)
+    pausing = asyncio.create_task(bench.client.pause(unique))
+
+    async def told():
+        return (await bench.client.run_status(unique)).pausing
+
+    await until(told, seconds=20, what="the pause is told")
+    handle = bench.client.temporal.get_workflow_handle(unique)
+    await handle.cancel()
+    bench.activities.may_leave.set()
+    await pausing
+    view = await bench.client.wait(unique)
+
+    assert (view.status, view.runs[0].error) == ("cancelled", None)
+    await bench.replay(unique)
+
+
 async def test_one_run_of_several_is_paused_alone(bench, unique):
     await bench.client.start(experiment(unique, "endless", "endless"))
     await running(bench, 2)

@@ -190,6 +190,7 @@ def _decode(payload: Payload, kind: type[Model]) -> Model:
 
 def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
     run_of: dict[int, str] = {}
+    cancels = _requested_cancels(history)
     for event in history.events:
         if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
             scheduled = event.activity_task_scheduled_event_attributes
@@ -199,7 +200,11 @@ def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
         attributes = _activity_attributes(event)
         run = run_of.get(attributes.scheduled_event_id) if attributes else None
         if run is not None:
-            runs[run] = runs[run].model_copy(update=_update(event, attributes))
+            update = _update(event, attributes)
+            if update.get("status") == "failed" and attributes.scheduled_event_id in cancels:
+                # As the workflow sees it: it may have left for a pause, or with its worker.
+                update = {"status": "cancelled"}
+            runs[run] = runs[run].model_copy(update=update)
 
 
 def _activity_attributes(event: HistoryEvent) -> Any:
@@ -220,6 +225,14 @@ def _update(event: HistoryEvent, attributes: Any) -> dict[str, Any]:
         case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED | EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
             return {"status": "failed", "error": _error(attributes.failure)}
     return {}
+
+
+def _requested_cancels(history: WorkflowHistory) -> set[int]:
+    return {
+        event.activity_task_cancel_requested_event_attributes.scheduled_event_id
+        for event in history.events
+        if event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED
+    }
 
 
 def _error(failure: Failure) -> ErrorInfo:
