@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from durabert.bert.records import Record, RecordSource
+from durabert.bert.records.columnar import rows_of
 from durabert.errors import DataNotFound
 
 BATCH_ROWS: Final = 1024
@@ -24,27 +25,30 @@ class HubSplit(RecordSource):
 
     def __init__(self, name: str, dataset: Any, class_names: Mapping[str, tuple[str, ...]]) -> None:
         super().__init__(name, dataset.column_names)
-        self._dataset = dataset
+        self.num_rows: int = dataset.num_rows
+        # Images and sounds stay the bytes that they are, which needs no library that decodes them.
+        self._dataset = dataset.with_format("arrow")
         self._class_names = class_names
 
     def read(self, columns: Sequence[str] | None = None) -> Iterator[Record]:
-        """Yield records of ``columns`` only: others may be images, slow to decode."""
+        """Yield records of ``columns`` only."""
         dataset = self._dataset if columns is None else self._dataset.select_columns(list(columns))
         named = {
             column: names for column, names in self._class_names.items() if column in dataset.column_names
         }
         number = 0
-        for batch in dataset.iter(BATCH_ROWS):
-            for column, names in named.items():
-                batch[column] = [_named(value, names) for value in batch[column]]
-            for values in zip(*batch.values(), strict=True):
-                number += 1
-                yield Record(number, dict(zip(batch, values, strict=True)))
+        for table in dataset.iter(BATCH_ROWS):
+            for batch in table.to_batches():
+                for fields in rows_of(batch):
+                    number += 1
+                    for column, names in named.items():
+                        fields[column] = _named(fields[column], names)
+                    yield Record(number, fields)
         if not number:
             raise self.no_rows()
 
 
-def hub_splits(hub_id: str) -> tuple[dict[str, RecordSource], dict[str, tuple[str, ...]]]:
+def hub_splits(hub_id: str) -> tuple[dict[str, HubSplit], dict[str, tuple[str, ...]]]:
     """Get a data set, from the local cache or from the hub.
 
     Args:
@@ -58,9 +62,7 @@ def hub_splits(hub_id: str) -> tuple[dict[str, RecordSource], dict[str, tuple[st
     """
     loaded = _load(hub_id)
     class_names = _class_names(next(iter(loaded.values())).features)
-    splits: dict[str, RecordSource] = {
-        str(name): HubSplit(f"{hub_id} ({name})", split, class_names) for name, split in loaded.items()
-    }
+    splits = {str(name): HubSplit(f"{hub_id} ({name})", split, class_names) for name, split in loaded.items()}
     return splits, class_names
 
 

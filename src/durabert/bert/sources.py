@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from durabert.bert.hub_data import hub_splits
+from durabert.bert.hub_data import HubSplit, hub_splits
 from durabert.bert.records import SUFFIXES, RecordSource, local_path, open_records
 from durabert.errors import DataInvalid, DataNotFound
 from durabert.specs.data import DataSpec
@@ -48,7 +48,7 @@ class Sources:
     validation: RecordSource | None = None
     test: RecordSource | None = None
     others: dict[str, RecordSource] = field(default_factory=dict)
-    """Splits that a training does not use, by name."""
+    """Splits that a training does not use, by name; none is empty."""
     class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes by column, where the source declares them."""
     notices: tuple[str, ...] = ()
@@ -66,7 +66,16 @@ def find_sources(spec: DataSpec) -> Sources:
         DataNotFound: there is no such file, directory or hub data set.
         DataInvalid: a directory without a train file, or with two for one split; a file of unknown format.
     """
-    sources = _own_splits(spec)
+    return with_named_files(_own_splits(spec), spec)
+
+
+def with_named_files(sources: Sources, spec: DataSpec) -> Sources:
+    """Put the files that ``spec`` names for validation and test in the place of the source's own splits.
+
+    Raises:
+        DataNotFound: there is no such file.
+        DataInvalid: a file is empty or of unknown format.
+    """
     if spec.validation is not None:
         sources = replace(sources, validation=_open(_file(spec.validation, "validation"), spec))
     if spec.test is not None:
@@ -89,7 +98,7 @@ def _own_splits(spec: DataSpec) -> Sources:
 def _hub(hub_id: str) -> Sources:
     splits, class_names = hub_splits(hub_id)
     notices = []
-    found: dict[str, RecordSource] = {}
+    found: dict[str, HubSplit] = {}
     for split, names in SPLIT_NAMES.items():
         name = next((name for name in names if name in splits), None)
         if name is not None:
@@ -100,7 +109,7 @@ def _hub(hub_id: str) -> Sources:
     if "train" not in found:
         raise DataInvalid(f"{hub_id} has no split 'train'; it has {', '.join(map(repr, sorted(splits)))}")
     used = list(found.values())
-    others = {name: split for name, split in splits.items() if split not in used}
+    others = {name: split for name, split in splits.items() if split not in used and split.num_rows}
     return Sources(hub_id, **found, others=others, class_names=class_names, notices=tuple(notices))
 
 

@@ -19,6 +19,25 @@ ARROW_MAGIC: Final = b"ARROW1"
 """First bytes of the Arrow file format; the stream format has none."""
 
 
+def rows_of(batch: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a batch; what Python has no value for, such as a day in the year 12000, is text."""
+    columns = [_values(column) for column in batch.columns]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(batch.schema.names, values, strict=True))
+
+
+def _values(array: Any) -> list[Any]:
+    try:
+        return array.to_pylist()
+    except (ValueError, OverflowError):
+        pass
+    if not pa.types.is_nested(array.type):
+        return array.cast(pa.string()).to_pylist()
+    # Lists and objects have no text of their own; unabridged, as the id of a snapshot goes by it.
+    parts = (array.slice(place, 1) for place in range(len(array)))
+    return [None if part.null_count else part.to_string(window=2**30, skip_new_lines=True) for part in parts]
+
+
 class ColumnarFile(RecordSource):
     """Rows of a file that is read in batches of typed columns."""
 
@@ -45,7 +64,7 @@ class ColumnarFile(RecordSource):
         try:
             for batch in self._batches(self.columns if columns is None else list(columns)):
                 for offset in range(0, batch.num_rows, BATCH_ROWS):
-                    for fields in batch.slice(offset, BATCH_ROWS).to_pylist():
+                    for fields in rows_of(batch.slice(offset, BATCH_ROWS)):
                         number += 1
                         yield Record(number, fields)
         except (pa.ArrowException, OSError) as error:
