@@ -109,7 +109,9 @@ def _hub(hub_id: str) -> Sources:
     if "train" not in found:
         raise DataInvalid(f"{hub_id} has no split 'train'; it has {', '.join(map(repr, sorted(splits)))}")
     used = list(found.values())
-    others = {name: split for name, split in splits.items() if split not in used and split.num_rows}
+    others: dict[str, RecordSource] = {
+        name: split for name, split in splits.items() if split not in used and split.num_rows
+    }
     return Sources(hub_id, **found, others=others, class_names=class_names, notices=tuple(notices))
 
 
