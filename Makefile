@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test chaos check bench clean
 
 help:  ## show what there is to do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -31,6 +31,10 @@ check: $(STAMP)  ## static checks: ruff, mypy, import contracts
 
 test: $(STAMP)  ## the whole test suite
 	@$(BIN)/pytest
+
+chaos: $(STAMP)  ## every fault of the chaos suite, some 15 minutes
+	@CHAOS_KILLS=20 $(BIN)/pytest tests/chaos -m 'long or not long'
+	@$(BIN)/durabert chaos
 
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, as JSON
 	@$(BIN)/python -m benchmarks

@@ -16,7 +16,7 @@ BUCKET = "bucket"
 KEY_ID, SECRET = "AKIAEXAMPLE", "secretexample"
 START_LIMIT_SECONDS = 30
 
-Mode = Literal["ok", "errors", "slow", "refusing"]
+Mode = Literal["ok", "errors", "slow", "refusing", "losing"]
 
 
 class S3Server:
@@ -73,7 +73,8 @@ class FaultProxy:
     """Passes connections on to a port; ``mode`` says how it fails from now on.
 
     ``errors``: every request is answered with 500. ``slow``: ``delay`` seconds before each answer.
-    ``refusing``: connections are closed at once, those that are open, too.
+    ``refusing``: connections are closed at once, those that are open, too. ``losing``: what is written is
+    written, and the answer never comes.
     """
 
     def __init__(self, target: int, *, delay: float = 0.2) -> None:
@@ -122,19 +123,21 @@ class FaultProxy:
                     b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
                 )
             elif mode != "refusing":
-                self._pass_on(client, self.delay if mode == "slow" else 0)
+                self._pass_on(client, mode)
         except OSError:
             return
         finally:
             self._open.discard(client)
             _close(client)
 
-    def _pass_on(self, client: socket.socket, delay: float) -> None:
+    def _pass_on(self, client: socket.socket, mode: Mode) -> None:
+        delay = self.delay if mode == "slow" else 0.0
+        is_write = threading.Event()
         with socket.create_connection(("127.0.0.1", self.target)) as server:
             self._open.add(server)
-            there = threading.Thread(target=_copy, args=(client, server, 0.0), daemon=True)
+            there = threading.Thread(target=_copy, args=(client, server, 0.0, is_write), daemon=True)
             there.start()
-            _copy(server, client, delay)
+            _copy(server, client, delay, lost=is_write if mode == "losing" else None)
             there.join()
             self._open.discard(server)
 
@@ -145,9 +148,20 @@ def free_port() -> int:
         return port
 
 
-def _copy(source: socket.socket, target: socket.socket, delay: float) -> None:
+def _copy(
+    source: socket.socket,
+    target: socket.socket,
+    delay: float,
+    is_write: threading.Event | None = None,
+    *,
+    lost: threading.Event | None = None,
+) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
+            if is_write is not None and data.startswith(b"PUT "):
+                is_write.set()
+            if lost is not None and lost.is_set():
+                break
             if delay:
                 time.sleep(delay)
             target.sendall(data)

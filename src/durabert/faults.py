@@ -1,7 +1,8 @@
 """Places where a test or ``durabert chaos`` can break a process on purpose; in production each is a no-op.
 
 ``DURABERT_FAULTS`` holds faults as JSON, ``[{"at": "journal.append", "nth": 2, "do": "kill", "mark": F}]``:
-the second time that the process reaches the place, it kills itself. A fault whose mark exists already does
+the second time that the process reaches the place, it kills itself. ``when`` names a detail, such as a step,
+without which nothing happens. A fault whose mark exists already does
 nothing: it strikes once, however many processes there are, and the mark proves that it struck.
 """
 
@@ -37,17 +38,22 @@ def reach(place: str, detail: object = "") -> None:
             _strike(fault["do"])
 
 
-def strikes(place: str) -> bool:
+def strikes(place: str, detail: object = "") -> bool:
     """Say that the process is at a place whose fault the caller performs, and return whether to."""
     faults = _faults(os.environ.get(VARIABLE, ""))
     if not faults:
         return False
     _reached[place] += 1
-    return any(_hits(fault, place, "") for fault in faults)
+    return any(_hits(fault, place, detail) for fault in faults)
 
 
 def _hits(fault: dict[str, Any], place: str, detail: object) -> bool:
-    return fault["at"] == place and _reached[place] >= fault.get("nth", 1) and _first(fault, detail)
+    return (
+        fault["at"] == place
+        and _reached[place] >= fault.get("nth", 1)
+        and fault.get("when", str(detail)) == str(detail)
+        and _first(fault, detail)
+    )
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from durabert.activities.certificate import certify, curve
+from durabert.chaos import Plan
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import open_store
@@ -40,30 +40,9 @@ def spec_for(name, data, model, *, every=EVERY, **config) -> ExperimentSpec:
     )
 
 
-class Faults:
-    """What breaks inside training processes, and the proof that it did."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.planned: list[dict] = []
-
-    def plan(self, at: str, do: str, *, nth: int = 1, times: int = 1) -> Path:
-        mark = self.directory / f"mark-{len(self.planned)}"
-        self.planned.append({"at": at, "do": do, "nth": nth, "times": times, "mark": str(mark)})
-        return Path(f"{mark}.0")
-
-    def environment(self) -> dict[str, str]:
-        return {"DURABERT_FAULTS": json.dumps(self.planned)}
-
-    def all_struck(self) -> bool:
-        return all(Path(f"{fault['mark']}.0").exists() for fault in self.planned)
-
-
 @pytest.fixture
 def faults(tmp_path):
-    directory = tmp_path / "faults"
-    directory.mkdir()
-    return Faults(directory)
+    return Plan(tmp_path / "faults")
 
 
 @pytest.fixture(scope="module")
@@ -136,19 +115,20 @@ async def test_killed_at_each_step_of_a_commit(
     client, start_worker, reviews, tiny, home, faults, undisturbed
 ):
     for nth, place in enumerate(PLACES):
-        faults.plan(place, "kill", nth=2 + nth if place.startswith(("checkpoint", "journal")) else 1)
+        faults.add(place, "kill", nth=2 + nth if place.startswith(("checkpoint", "journal")) else 1)
     start_worker(environment=faults.environment())
 
     await client.start(spec_for("committing", reviews, tiny))
     view = await finished(client, "committing", seconds=120)
 
-    assert faults.all_struck()
+    assert faults.num_struck() == len(faults.faults)
     assert_as_if_nothing_had_happened(view, undisturbed, home)
     # The last kill came after the run was published: the attempt after it found it finished.
     assert len(view.runs[0].result.attempt_log) == len(PLACES)
     assert view.runs[0].attempts == len(PLACES) + 1
 
 
+@pytest.mark.long
 async def test_killed_at_random_points_again_and_again(
     client, start_worker, reviews, tiny, home, undisturbed
 ):
@@ -177,14 +157,21 @@ async def test_killed_at_random_points_again_and_again(
 
 @pytest.mark.parametrize(
     ("phase", "nth"),
-    [("loading model", 1), ("tokenizing", 1), ("training", 1), ("validating", 2), ("saving", 1)],
+    [
+        pytest.param("loading model", 1, marks=pytest.mark.long),
+        pytest.param("tokenizing", 1, marks=pytest.mark.long),
+        pytest.param("training", 1, marks=pytest.mark.long),
+        ("validating", 2),
+        pytest.param("saving", 1, marks=pytest.mark.long),
+    ],
 )
 async def test_a_worker_told_to_stop_loses_no_step(
     client, start_worker, reviews, tiny, home, faults, undisturbed, phase, nth
 ):
-    mark = faults.plan(f"phase.{phase}", "hold", nth=nth)
+    run = f"handed-{phase.replace(' ', '-')}"
+    mark = faults.add(f"phase.{phase}", "hold", nth=nth)
     first = start_worker(environment=faults.environment())
-    await client.start(spec_for("handed", reviews, tiny, every=1_000_000))
+    await client.start(spec_for(run, reviews, tiny, every=1_000_000))
 
     async def struck() -> bool:
         return mark.exists()
@@ -192,10 +179,10 @@ async def test_a_worker_told_to_stop_loses_no_step(
     await until(struck, seconds=60, what=f"the fault in phase {phase}")
     first.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(first.process.wait, 30) == 0
-    journal = RunCheckpoints(open_store(None, home=home), "handed")
+    journal = RunCheckpoints(open_store(None, home=home), run)
     committed = [entry.body["step"] for entry in journal.journal.read().of_kind("checkpoint")]
     start_worker()
-    view = await finished(client, "handed")
+    view = await finished(client, run)
 
     assert_as_if_nothing_had_happened(view, undisturbed, home)
     log = view.runs[0].result.attempt_log
@@ -209,6 +196,7 @@ async def test_a_worker_told_to_stop_loses_no_step(
     assert phase not in {"validating", "saving"} or committed
 
 
+@pytest.mark.long
 async def test_a_frozen_attempt_that_wakes_disturbs_nobody(
     client, start_worker, reviews, tiny, home, undisturbed
 ):
@@ -236,39 +224,48 @@ async def test_a_frozen_attempt_that_wakes_disturbs_nobody(
     assert len(view.runs[0].result.attempt_log) == 2
 
 
-@pytest.mark.parametrize("harm", ["truncated", "emptied", "flipped", "newest two"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        *(pytest.param(harm, marks=pytest.mark.long) for harm in ("truncated", "emptied", "flipped")),
+        "newest two",
+    ],
+)
 async def test_a_damaged_checkpoint_is_named_and_passed_over(
     client, start_worker, reviews, tiny, home, undisturbed, harm
 ):
+    name = f"damaged-{harm.replace(' ', '-')}"
     first = start_worker()
-    await client.start(spec_for("damaged", reviews, tiny))
-    await at_step(client, "damaged", 100)
+    await client.start(spec_for(name, reviews, tiny))
+    await at_step(client, name, 100)
     first.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(first.process.wait, 30) == 0
-    checkpoints = RunCheckpoints(open_store(None, home=home), "damaged")
+    checkpoints = RunCheckpoints(open_store(None, home=home), name)
     kept = checkpoints.kept(checkpoints.journal.read())
     victims = kept[-2:] if harm == "newest two" else kept[-1:]
     for victim in victims:
         ref = next(ref for ref in victim.files if ref.name.startswith("optimizer"))
-        file = home / "store/runs/damaged/files" / ref.sha256
+        file = home / "store/runs" / name / "files" / ref.sha256
         data = file.read_bytes()
         flipped = bytes([data[0] ^ 1]) + data[1:]
         file.write_bytes({"truncated": data[:-7], "emptied": b""}.get(harm, flipped))
 
     start_worker()
-    view = await finished(client, "damaged")
+    view = await finished(client, name)
 
     trained, state = undisturbed
     [run] = view.runs
+    assert run.status == "completed", run
     assert run.result.model_sha256 == trained.model_sha256
     assert run.result.state_sha256 == state
     assert run.result.history == trained.history
     passed = [notice for notice in run.result.notices if "passed over" in notice]
-    assert [f"step {victim.step} " in notice for victim, notice in zip(victims[::-1], passed, strict=True)]
+    assert all(f"step {one.step} " in notice for one, notice in zip(victims[::-1], passed, strict=True))
     expected = [one.step for one in kept if one not in victims]
     assert run.result.attempt_log[1].resumed_from == (expected[-1] if expected else None)
 
 
+@pytest.mark.long
 async def test_a_worker_lost_with_its_home_loses_at_most_an_interval(
     client, start_worker, reviews, tiny, tmp_path, home, undisturbed
 ):
@@ -296,7 +293,7 @@ async def test_a_worker_lost_with_its_home_loses_at_most_an_interval(
 async def test_a_poison_batch_ends_the_run_after_it_was_seen_twice(
     client, start_worker, reviews, tiny, faults
 ):
-    faults.plan("step.nan", "nan", nth=30, times=100)
+    faults.add("step.nan", "nan", when=29, times=100)
     start_worker(environment=faults.environment())
     await client.start(spec_for("poisoned", reviews, tiny))
 
@@ -308,44 +305,47 @@ async def test_a_poison_batch_ends_the_run_after_it_was_seen_twice(
     assert run.attempts == 2
 
 
+@pytest.mark.long
 async def test_a_loss_that_is_no_number_only_once_is_no_end(
     client, start_worker, reviews, tiny, home, faults, undisturbed
 ):
-    faults.plan("step.nan", "nan", nth=30)
+    faults.add("step.nan", "nan", nth=30)
     start_worker(environment=faults.environment())
     await client.start(spec_for("flickered", reviews, tiny))
 
     view = await finished(client, "flickered")
 
-    assert faults.all_struck()
+    assert faults.num_struck() == len(faults.faults)
     assert_as_if_nothing_had_happened(view, undisturbed, home)
     assert [one.ended for one in view.runs[0].result.attempt_log] == ["DivergenceSuspected", None]
 
 
+@pytest.mark.long
 async def test_a_full_disk_at_every_write_in_turn_costs_no_step(
     client, start_worker, reviews, tiny, home, faults, undisturbed
 ):
     for nth in range(1, 60, 3):
-        faults.plan("store.write", "enospc", nth=nth)
+        faults.add("store.write", "enospc", nth=nth)
     start_worker(environment=faults.environment())
     await client.start(spec_for("full", reviews, tiny))
 
     view = await finished(client, "full", seconds=150)
 
-    assert sum(Path(f"{fault['mark']}.0").exists() for fault in faults.planned) > 10
+    assert faults.num_struck() > 10
     assert_as_if_nothing_had_happened(view, undisturbed, home)
 
 
+@pytest.mark.long
 async def test_too_little_memory_in_a_step_makes_smaller_pieces_and_no_new_attempt(
     client, start_worker, reviews, tiny, faults
 ):
-    faults.plan("step.backward", "oom", nth=50)
+    faults.add("step.backward", "oom", nth=50)
     start_worker(environment=faults.environment())
     await client.start(spec_for("narrow", reviews, tiny))
 
     view = await finished(client, "narrow")
 
-    assert faults.all_struck()
+    assert faults.num_struck() == len(faults.faults)
     result = view.runs[0].result
     assert result.micro_batches == 2
     assert len(result.attempt_log) == 1

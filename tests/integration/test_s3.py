@@ -10,7 +10,7 @@ import pytest
 from durabert.errors import StoreInvalid, StoreUnavailable
 from durabert.store.blobs import Blobs, blob_path
 from durabert.store.garbage import delete, find_garbage, verify
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectExists, ObjectStore, open_store
 from durabert.testing import StoreContract
 from tests.s3 import BUCKET, SECRET, FaultProxy, S3Server
 from tests.shell import Shell
@@ -98,6 +98,21 @@ def test_failures_of_a_moment_are_not_noticed_and_longer_ones_are(server, opened
         proxy.mode = "ok"
         store.write("a/b", b"new")
         assert store.read("a/b") == b"new"
+
+
+def test_a_creation_whose_answer_was_lost_is_ones_own(server, opened):
+    with FaultProxy(server.port) as proxy:
+        store = opened(port=proxy.port)
+        assert not store.is_conditional()
+        proxy.mode = "losing"
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            store.create("lost/a", b"mine")
+        assert (server.directory / BUCKET / "store" / "lost" / "a").read_bytes() == b"mine"
+
+        proxy.mode = "ok"
+        store.create("lost/a", b"mine")
+        with pytest.raises(ObjectExists):
+            store.create("lost/a", b"another's")
 
 
 def test_garbage_is_collected_and_damage_is_named(opened):

@@ -378,7 +378,7 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_step(tiny, monkeypatch):
     plan, state = plan_and_state(tiny)
     after_steps(state, plan, 4)
     good = dict(files_of(StateCopier().copy(state)))
-    monkeypatch.setattr(steps, "strikes", lambda _: True)
+    monkeypatch.setattr(steps, "strikes", lambda *_: True)
 
     with pytest.raises(TrainingDiverged, match="at step 5"):
         after_steps(state, plan, 5)

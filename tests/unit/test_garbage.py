@@ -181,6 +181,20 @@ def test_each_object_that_is_damaged_or_missing_is_named(objects, snapshot, tmp_
         objects.write(path, data)
 
 
+def test_what_is_committed_during_verification_is_not_missing(objects, tmp_path):
+    Blobs(objects).put(b"there before")
+    directory = tmp_path / "snapshot"
+    directory.mkdir()
+    (directory / "manifest.json").write_text("{}")
+    (directory / "train.parquet").write_bytes(b"rows")
+    commits = iter([lambda: SnapshotStore(objects, tmp_path / "cache").commit(SNAPSHOT, directory)])
+    listed = Contents.of(objects)
+    next(commits)()
+    finding = _missing_of_snapshot(objects, SNAPSHOT, {info.path.rpartition("/")[2] for info in listed.blobs})
+
+    assert list(finding) == []
+
+
 def test_the_commands_say_what_they_did(objects, tmp_path, monkeypatch):
     monkeypatch.setenv("DURABERT_HOME", str(tmp_path))
     a_run(objects)

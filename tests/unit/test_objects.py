@@ -56,6 +56,11 @@ def test_a_directory_is_named_in_three_ways(tmp_path, monkeypatch, kind):
         ("s3://", "names no bucket"),
         ("s3:///prefix", "names no bucket"),
         ("S4://bucket", "begin with s3://"),
+        ("s3:bucket", "should begin with s3://"),
+        ("s3://[secret", "cannot be read"),
+        ("s3://me:secret@bucket/../x", "'s3://bucket/../x' is not allowed"),
+        ("s3://bucket/x?token=secret", "'s3://bucket/x' is not allowed"),
+        ("file://host/x", "file:///PATH"),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_without_its_credentials(tmp_path, url, said):
@@ -80,6 +85,24 @@ def test_a_directory_without_the_right_to_write_is_no_store(tmp_path):
 
     with pytest.raises(StoreInvalid, match="Permission denied"):
         open_store(None, home=tmp_path).check()
+
+
+def test_a_directory_that_is_gone_is_not_made_anew(tmp_path):
+    (tmp_path / "mount").mkdir()
+    store = open_store(str(tmp_path / "mount" / "store"), home=tmp_path / "home")
+    store.write("a/b", b"data")
+    (tmp_path / "mount").rename(tmp_path / "elsewhere")
+    again = open_store(store.url, home=tmp_path / "home")
+
+    for one, said in ((store, "its directory is gone"), (again, "the directory .*/mount is missing")):
+        for work in (lambda one=one: one.write("a/b", b"new"), lambda one=one: list(one.list("a"))):
+            with pytest.raises(StoreUnavailable, match=said):
+                work()
+        with pytest.raises(StoreInvalid, match=said):
+            one.check()
+    (tmp_path / "elsewhere").rename(tmp_path / "mount")
+
+    assert store.read("a/b") == again.read("a/b") == b"data"
 
 
 def test_a_directory_that_cannot_be_written_is_said_to_be(tmp_path):

@@ -11,6 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from durabert.bert.records import Record
+from durabert.bert.snapshot_manifest import canonical_json
+
 
 class OtherType(Exception):
     """A column holds values that one Arrow type cannot hold, or not exactly."""
@@ -29,8 +32,6 @@ def canonical(value: Any) -> str | None:
             return value
         case bool():
             return "true" if value else "false"
-        case float() if math.isnan(value):
-            return None
         case int() | float():
             return repr(value)
         case datetime() | date() | time():
@@ -44,6 +45,23 @@ def canonical(value: Any) -> str | None:
         # An image or an array, whose own text may be where it is in memory.
         return f"{type(value).__name__} {hashlib.sha256(value.tobytes()).hexdigest()}"
     return str(value)
+
+
+class ContentDigest:
+    """The digest of the rows of a split, whatever the order of the columns."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = sorted(columns)
+        self._digest = hashlib.sha256(canonical_json(self._columns) + b"\n")
+
+    def add(self, record: Record) -> None:
+        """Take one more row in."""
+        texts = [canonical(record.fields.get(column)) for column in self._columns]
+        self._digest.update(canonical_json(texts) + b"\n")
+
+    def hexdigest(self) -> str:
+        """Return it."""
+        return self._digest.hexdigest()
 
 
 def exact_array(column: str, values: Sequence[Any], kind: Any, *, as_json: bool) -> Any:

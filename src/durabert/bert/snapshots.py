@@ -1,18 +1,18 @@
 """Snapshots: a data set as it was, every split and every column, under an id that its content decides.
 
-The id is the SHA-256 of, in this order,
+The id is the SHA-256 of the JSON ``{"class_names":C,"format":1,"splits":S}``. C holds the names of the
+classes of each column whose source declares them. S holds for each split, by its name, the SHA-256 of these
+lines, each ended by a line feed: the names of the columns, sorted, as a JSON list; then for each row, in
+order, the texts of its values in the order of those names, as a JSON list. JSON is ASCII without blanks, with
+sorted names.
 
-1. the names of the classes of each column whose source declares them;
-2. for each split, by name: its name and the names of its columns, sorted;
-3. for each row of the split, in order: the text of each value, by the name of its column.
-
-The text of a value: a string is itself; a number is its shortest digits (``1``, ``1.0``, ``0.1``); a truth
-value is ``true`` or ``false``; lists and objects are JSON without blanks, their names sorted and those that
-are null left out; dates are ISO 8601; bytes are hexadecimal; null, not-a-number and the empty string are
-nothing. So the id of a table is the same in CSV, TSV, JSON lines, JSON, Parquet or Arrow, whatever the file
-is called, however its columns are ordered and its rows are grouped and compressed. An integer 1 and a float
-1.0 differ, as ``1`` and ``1.0`` in a CSV file do. The columns of JSON lines are those of the first 1,000
-objects.
+The text of a value: a string is itself; a whole number is its digits, another number the fewest digits that
+give it back (``1``, ``1.0``, ``0.1``, ``nan``, ``inf``); a truth value is ``true`` or ``false``; lists and
+objects are JSON, without the names whose value is null; dates are ISO 8601; bytes are hexadecimal; null and
+the empty string are both null. So the id of a table is the same in CSV, TSV, JSON lines, JSON, Parquet or
+Arrow, whatever the file is called, however its columns are ordered and its rows are grouped and compressed.
+An integer 1 and a float 1.0 differ, as ``1`` and ``1.0`` in a CSV file do. The columns of JSON lines are
+those of the first 1,000 objects.
 
 Beside the rows a snapshot remembers what messages say of them: the names of the files and the line numbers.
 Those are not in the id.
@@ -20,79 +20,39 @@ Those are not in the id.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from durabert.bert.records import Record, RecordSource
-from durabert.bert.schema import choose_columns
-from durabert.bert.snapshot_values import OtherType, canonical, exact_array, from_json
-from durabert.bert.sources import Sources, find_sources
-from durabert.errors import ArtifactDamaged, DataInvalid
+from durabert.bert.schema import choose_columns, require_columns
+from durabert.bert.snapshot_manifest import (
+    FORMAT,
+    MANIFEST,
+    ColumnManifest,
+    Manifest,
+    SplitManifest,
+    canonical_json,
+    content_id,
+    damaged,
+    file_of,
+    parse_manifest,
+    read_manifest,
+)
+from durabert.bert.snapshot_values import ContentDigest, OtherType, exact_array
+from durabert.bert.sources import Sources, find_sources, with_named_files
+from durabert.errors import DataInvalid
 from durabert.specs.data import DataSpec
 
-FORMAT: Final = 1
-MANIFEST: Final = "manifest.json"
 BATCH_ROWS: Final = 4096
 RESERVED: Final = "durabert:"
 RECORD_COLUMN: Final = f"{RESERVED}record"
 """Line or row number in the source."""
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a string was expected")  # noqa: TRY004 - pydantic turns it into its own error
-    return value
-
-
-Text = Annotated[str, PlainValidator(_text)]
-"""Any string: names of files and columns may hold half a surrogate pair, which pydantic refuses."""
-
-
-class _Part(BaseModel):
-    # What a store gave is not trusted: nothing is converted, and nothing unknown is passed over.
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class ColumnManifest(_Part):
-    """One column of a split."""
-
-    name: Text
-    field: Text
-    """Its name in the Parquet file, which cannot hold every name."""
-    type: Text
-    """Arrow type, or ``json``."""
-
-
-class SplitManifest(_Part):
-    """One split; its rows are in ``<split>.parquet``."""
-
-    rows: int = Field(ge=0)
-    source: Text
-    """The file, as the user named it."""
-    unit: Literal["line", "row"]
-    typed: bool
-    columns: list[ColumnManifest]
-    notices: list[Text]
-
-
-class Manifest(_Part):
-    """What ``manifest.json`` says."""
-
-    format: Literal[1]
-    id: str = Field(pattern="^[0-9a-f]{64}$")
-    name: Text
-    class_names: dict[Text, list[Text]]
-    notices: list[Text]
-    splits: dict[str, SplitManifest]
 
 
 @dataclass(frozen=True)
@@ -109,39 +69,65 @@ class Snapshot:
 
 
 def build_snapshot(
-    spec: DataSpec, directory: Path, *, on_progress: Callable[[int], None] = lambda _: None
+    spec: DataSpec,
+    directory: Path,
+    *,
+    base: Path | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> Snapshot:
     """Write the snapshot of a data set to an empty directory.
 
     Args:
         spec: where the rows are.
         directory: is there, and empty.
+        base: directory of a snapshot in place of the source; files that ``spec`` names replace its splits.
         on_progress: called with the number of rows so far; may raise.
 
     Raises:
         UserError: the data is not there, cannot be read, or lacks the columns that ``spec`` names.
     """
-    sources = find_sources(spec)
-    # Before all is read: a training on the snapshot would fail by the same sentence.
-    choose_columns(sources.train, spec)
-    class_names = {column: list(names) for column, names in sorted(sources.class_names.items())}
-    digest = hashlib.sha256(_json([FORMAT, class_names]))
+    sources = find_sources(spec) if base is None else with_named_files(open_snapshot(base), spec)
+    _check_columns(sources, spec)
+    class_names = {column: list(names) for column, names in sources.class_names.items()}
     splits: dict[str, SplitManifest] = {}
     done = 0
     for name, source in sorted(sources.splits().items()):
-        writer = _SplitWriter(source, directory / f"{name}.parquet", name, done, on_progress)
-        splits[name] = writer.write(digest)
+        splits[name] = _SplitWriter(source, directory / file_of(name), done, on_progress).write()
         done += splits[name].rows
     manifest = Manifest(
         format=FORMAT,
-        id=digest.hexdigest(),
+        id=content_id(class_names, {name: split.sha256 for name, split in splits.items()}),
         name=sources.name,
         class_names=class_names,
         notices=list(sources.notices),
         splits=splits,
     )
-    (directory / MANIFEST).write_bytes(_json(manifest.model_dump()))
+    (directory / MANIFEST).write_bytes(canonical_json(manifest.model_dump()))
     return _snapshot(manifest)
+
+
+def check_content(directory: Path) -> None:
+    """Compute the id of a snapshot anew from its rows.
+
+    Raises:
+        ArtifactDamaged: it is another one, or a file cannot be read.
+    """
+    manifest = read_manifest(directory)
+    for name, split in open_snapshot(directory).splits().items():
+        digest = ContentDigest(split.columns)
+        for record in split:
+            digest.add(record)
+        if digest.hexdigest() != manifest.splits[name].sha256:
+            raise damaged(directory, f"the rows of the split {name!r:.80} are not those of its id")
+
+
+def _check_columns(sources: Sources, spec: DataSpec) -> None:
+    # Before all is read: a training on the snapshot would fail by the same sentences.
+    columns = choose_columns(sources.train, spec)
+    if sources.validation is not None:
+        require_columns(sources.validation, (*columns.texts, columns.label))
+    if sources.test is not None and columns.label in sources.test.columns:
+        require_columns(sources.test, columns.texts)
 
 
 def read_snapshot(directory: Path) -> Snapshot:
@@ -163,7 +149,7 @@ def parse_snapshot(data: bytes, snapshot: str) -> Snapshot:
     Raises:
         ArtifactDamaged: it cannot be believed.
     """
-    return _snapshot(_parsed(data, Path(snapshot)))
+    return _snapshot(parse_manifest(data, Path(snapshot)))
 
 
 def open_snapshot(directory: Path) -> Sources:
@@ -174,7 +160,7 @@ def open_snapshot(directory: Path) -> Sources:
     """
     manifest = read_manifest(directory)
     splits: dict[str, RecordSource] = {
-        name: SnapshotSplit(directory / f"{name}.parquet", split) for name, split in manifest.splits.items()
+        name: SnapshotSplit(directory / file_of(name), split) for name, split in manifest.splits.items()
     }
     return Sources(
         manifest.name,
@@ -185,39 +171,6 @@ def open_snapshot(directory: Path) -> Sources:
         class_names={column: tuple(names) for column, names in manifest.class_names.items()},
         notices=tuple(manifest.notices),
     )
-
-
-def read_manifest(directory: Path) -> Manifest:
-    """Return the manifest in a directory.
-
-    Raises:
-        ArtifactDamaged: it cannot be read or believed.
-    """
-    try:
-        data = (directory / MANIFEST).read_bytes()
-    except OSError as error:
-        raise _damaged(directory, f"its manifest cannot be read: {error.strerror}") from None
-    return _parsed(data, directory)
-
-
-def _parsed(data: bytes, directory: Path) -> Manifest:
-    try:
-        manifest = Manifest.model_validate(json.loads(data))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise _damaged(directory, f"{where}: {first['msg'].lower()}") from None
-    except (ValueError, RecursionError) as error:
-        raise _damaged(directory, f"its manifest is no JSON: {error}") from None
-    if "train" not in manifest.splits:
-        raise _damaged(directory, "it has no split 'train'")
-    for name, split in manifest.splits.items():
-        # A name becomes a path on this machine.
-        if not name.replace("-", "_").replace(".", "_").isidentifier():
-            raise _damaged(directory, f"{name!r:.80} is no name of a split")
-        if len({column.name for column in split.columns}) < len(split.columns):
-            raise _damaged(directory, f"the split {name!r} has a column twice")
-    return manifest
 
 
 class SnapshotSplit(RecordSource):
@@ -242,9 +195,9 @@ class SnapshotSplit(RecordSource):
                 )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).partition("\n")[0]
-            raise _damaged(self._file.parent, f"{self._file.name}: {reason:.120}") from None
+            raise damaged(self._file.parent, f"{self._file.name}: {reason:.120}") from None
         if rows != self._split.rows:
-            raise _damaged(
+            raise damaged(
                 self._file.parent, f"{self._file.name} has {rows} rows, but {self._split.rows} were expected"
             )
         self.notices[:] = self._split.notices
@@ -259,14 +212,13 @@ def _parquet_rows(path: Path, fields: list[str]) -> Iterator[dict[str, Any]]:
 
 def _value(fields: dict[str, Any], column: ColumnManifest) -> Any:
     value = fields[column.field]
-    return from_json(value) if column.type == "json" and value is not None else value
+    return fromcanonical_json(value) if column.type == "json" and value is not None else value
 
 
 @dataclass
 class _SplitWriter:
     source: RecordSource
     file: Path
-    name: str
     done: int
     on_progress: Callable[[int], None]
 
@@ -274,19 +226,18 @@ class _SplitWriter:
         self.as_json: set[str] = set()
         self.fields = {column: _field(column, number) for number, column in enumerate(self.source.columns)}
 
-    def write(self, digest: Any) -> SplitManifest:
-        """Write all rows, and add them to the digest."""
+    def write(self) -> SplitManifest:
+        """Write all rows."""
         while True:
-            attempt = digest.copy()
+            digest = ContentDigest(self.source.columns)
             try:
-                rows, schema = self._write_rows(attempt)
+                rows, schema = self._write_rows(digest)
             except OtherType as mixed:
                 self.as_json.add(mixed.column)
                 continue
-            digest.update(attempt.digest())
-            return self._manifest(rows, schema)
+            return self._manifest(rows, digest.hexdigest(), schema)
 
-    def _manifest(self, rows: int, schema: Any) -> SplitManifest:
+    def _manifest(self, rows: int, sha256: str, schema: Any) -> SplitManifest:
         columns = [
             ColumnManifest(
                 name=column,
@@ -297,6 +248,7 @@ class _SplitWriter:
         ]
         return SplitManifest(
             rows=rows,
+            sha256=sha256,
             source=self.source.name,
             unit="line" if self.source.unit == "line" else "row",
             typed=self.source.typed,
@@ -304,17 +256,14 @@ class _SplitWriter:
             notices=list(self.source.notices),
         )
 
-    def _write_rows(self, digest: Any) -> tuple[int, Any]:
-        columns = sorted(self.source.columns)
-        digest.update(_json([self.name, columns]) + b"\n")
+    def _write_rows(self, digest: ContentDigest) -> tuple[int, Any]:
         schema: Any = None
         writer: Any = None
         rows = 0
         try:
             for records in _batches(self.source):
                 for record in records:
-                    texts = [canonical(record.fields.get(column)) for column in columns]
-                    digest.update(_json(texts) + b"\n")
+                    digest.add(record)
                 table = self._table(records, schema)
                 if writer is None:
                     schema = table.schema
@@ -358,11 +307,3 @@ def _snapshot(manifest: Manifest) -> Snapshot:
         columns=tuple(column.name for column in manifest.splits["train"].columns),
         notices=tuple(manifest.notices),
     )
-
-
-def _damaged(directory: Path, reason: str) -> ArtifactDamaged:
-    return ArtifactDamaged(f"snapshot {directory.name[:12]} is damaged: {reason}")
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

@@ -226,7 +226,7 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[flo
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         total += loss.detach()
         num_tokens += batch.num_tokens
-    return math.nan if strikes("step.nan") else float(total.item()), num_tokens
+    return math.nan if strikes("step.nan", state.step) else float(total.item()), num_tokens
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:

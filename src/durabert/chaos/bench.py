@@ -39,11 +39,20 @@ class Plan:
     directory: Path
     faults: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, at: str, do: str, *, nth: int = 1, times: int = 1) -> Path:
-        """Plan a fault and return the file that appears when it strikes."""
+    def add(self, at: str, do: str, *, nth: int = 1, times: int = 1, when: object | None = None) -> Path:
+        """Plan a fault and return the file that appears when it strikes.
+
+        Args:
+            at: place in the code, see ``durabert.faults``.
+            do: what happens there.
+            nth: from which time on that a process is at the place.
+            times: how often, over all processes.
+            when: detail, such as a step, without which it does not happen; none: any.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         mark = self.directory / f"fault-{len(self.faults)}"
-        self.faults.append({"at": at, "do": do, "nth": nth, "times": times, "mark": str(mark)})
+        fault = {"at": at, "do": do, "nth": nth, "times": times, "mark": str(mark)}
+        self.faults.append(fault if when is None else {**fault, "when": str(when)})
         return Path(f"{mark}.0")
 
     def environment(self) -> dict[str, str]:

@@ -26,7 +26,8 @@ class Blobs:
         digest = hashlib.sha256(data).hexdigest()
         there = self._objects.info(blob_path(digest))
         # An old one may be collected as garbage before what is to name it is written: make it young again.
-        if there is None or datetime.now(UTC) - there.modified > COLLECTION_GRACE / 2:
+        is_young = there is not None and datetime.now(UTC) - there.modified <= COLLECTION_GRACE / 2
+        if there is None or not is_young or there.size != len(data):
             self._objects.write(blob_path(digest), data)
         return digest
 
@@ -39,19 +40,35 @@ class Blobs:
         try:
             data = self._objects.read(blob_path(digest))
         except ObjectMissing:
-            raise ArtifactDamaged(f"blob {digest} is missing in the store {self._objects.url}") from None
-        found = hashlib.sha256(data).hexdigest()
-        if found != digest:
-            raise ArtifactDamaged(f"blob {digest} in the store {self._objects.url} has the digest {found}")
+            raise self._missing(digest) from None
+        self._require(digest, hashlib.sha256(data).hexdigest())
         return data
 
     def fetch(self, digest: str, target: Path) -> None:
-        """Write content, verified, to a file.
+        """Write content, verified, to a file; it need not fit into memory.
 
         Raises:
-            ArtifactDamaged: it is missing, or another one; the file is not written.
+            ArtifactDamaged: it is missing, or another one; there is no file.
         """
-        target.write_bytes(self.get(digest))
+        found = hashlib.sha256()
+        try:
+            with target.open("wb") as file:
+                for piece in self._objects.pieces(blob_path(digest)):
+                    found.update(piece)
+                    file.write(piece)
+            self._require(digest, found.hexdigest())
+        except BaseException as error:
+            target.unlink(missing_ok=True)
+            if isinstance(error, ObjectMissing):
+                raise self._missing(digest) from None
+            raise
+
+    def _require(self, digest: str, found: str) -> None:
+        if found != digest:
+            raise ArtifactDamaged(f"blob {digest} in the store {self._objects.url} has the digest {found}")
+
+    def _missing(self, digest: str) -> ArtifactDamaged:
+        return ArtifactDamaged(f"blob {digest} is missing in the store {self._objects.url}")
 
 
 def blob_path(digest: str) -> str:

@@ -24,7 +24,7 @@ from durabert.store.runs import RESULT_FILE
 from durabert.store.snapshots import MANIFEST, SnapshotStore
 
 NUM_READERS: Final = 4
-"""Objects read at once; each is in memory as a whole."""
+"""Objects read at once, each in pieces."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 Report = Callable[[int, int], None]
@@ -232,8 +232,11 @@ def _wrong_digests(
     total, done = sum(info.size for info in infos), 0
 
     def digest(info: ObjectInfo) -> str | None:
+        content = hashlib.sha256()
         try:
-            return hashlib.sha256(objects.read(info.path)).hexdigest()
+            for piece in objects.pieces(info.path):
+                content.update(piece)
+            return content.hexdigest()
         except ObjectMissing:
             # Retention has deleted it meanwhile; whoever needs it will be told that it is missing.
             return None
@@ -255,7 +258,7 @@ def _missing_of_snapshot(objects: ObjectStore, id_: str, there: set[str]) -> Ite
         yield Finding(path, str(error))
         return
     for name, digest in files.items():
-        if digest not in there:
+        if not _is_there(objects, digest, there):
             yield Finding(path, f"names {name}, whose blob {digest} is missing")
 
 
@@ -265,7 +268,7 @@ def _problems_of_run(
     path = f"runs/{run}"
     try:
         for name, digest in _result_files(objects, run).items():
-            if digest not in there:
+            if not _is_there(objects, digest, there):
                 yield Finding(f"{path}/result.json", f"names {name}, whose blob {digest} is missing")
         checkpoints = RunCheckpoints(objects, checked_run(run))
         record = checkpoints.journal.read()
@@ -278,6 +281,13 @@ def _problems_of_run(
                 yield Finding(f"{path}/files/{ref.sha256}", f"a checkpoint names it as {ref.name}; missing")
     except (ArtifactDamaged, NameInvalid) as error:
         yield Finding(path, str(error))
+
+
+def _is_there(objects: ObjectStore, digest: str, listed: set[str]) -> bool:
+    if digest in listed:
+        return True
+    # It may have been written after the list was made.
+    return bool(_DIGEST.fullmatch(digest)) and objects.info(blobs.blob_path(digest)) is not None
 
 
 def _digest_in(info: ObjectInfo) -> str:

@@ -16,6 +16,18 @@ _UNFINISHED: Final = re.compile(r".+#[0-9]+")
 """Names that obstore does not list, and that no path of a store has."""
 
 
+def make_root(root: Path, *, with_parents: bool) -> None:
+    """Make the directory of a store unless it is there.
+
+    Raises:
+        OSError: it cannot be made; the message is one for the user.
+    """
+    try:
+        root.mkdir(parents=with_parents, exist_ok=True)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, f"the directory {root.parent} is missing") from None
+
+
 def put_file(root: Path, path: str, data: bytes, *, create: bool) -> None:
     """Write an object so that after a power cut it is there as a whole, or not at all.
 
@@ -68,5 +80,9 @@ def _flush(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no such call for a directory.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
     finally:
         os.close(descriptor)

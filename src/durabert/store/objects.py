@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from durabert.errors import ArtifactDamaged, DependencyMissing, StoreInvalid, StoreUnavailable
 from durabert.faults import reach
-from durabert.store.local import put_file
+from durabert.store.local import make_root, put_file
 from durabert.store.location import store_url
 
 PATH: Final = re.compile(r"[A-Za-z0-9_@=-][A-Za-z0-9._@=-]*(/[A-Za-z0-9_@=-][A-Za-z0-9._@=-]*)*", re.ASCII)
@@ -70,9 +70,10 @@ class ObjectStore:
 
     Args:
         url: how messages call it; without credentials.
-        store: of obstore.
+        store: of obstore; None for a directory, which is opened when it is first used.
         uploads: the same store for large uploads, with more patience.
         root: the directory, if it is one.
+        with_parents: whether the directories above it may be made, too.
         conditional: whether it is known to create an object only where there is none; None finds out at the
             first creation.
     """
@@ -84,10 +85,12 @@ class ObjectStore:
         *,
         uploads: Any = None,
         root: Path | None = None,
+        with_parents: bool = False,
         conditional: bool | None = None,
     ) -> None:
         self.url = url
         self.root = root
+        self._with_parents = with_parents
         self._store = store
         self._uploads = uploads
         self._conditional = conditional
@@ -106,6 +109,23 @@ class ObjectStore:
                 return bytes(obstore.get(self._store, path).bytes())
             except FileNotFoundError:
                 raise ObjectMissing(path) from None
+
+    def pieces(self, path: str) -> Iterator[memoryview]:
+        """Yield the content of an object, which need not fit into memory.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        import obstore
+
+        with self._answers(path):
+            reach("store.read")
+            try:
+                found = obstore.get(self._store, path)
+            except FileNotFoundError:
+                raise ObjectMissing(path) from None
+            for piece in found.stream():
+                yield memoryview(piece)
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object, in place of one that may be there."""
@@ -171,7 +191,7 @@ class ObjectStore:
             self.create(probe, b"durabert")
             self.read(probe)
             self.delete([probe])
-        except (StoreUnavailable, ObjectMissing) as error:
+        except (StoreUnavailable, ObjectMissing, ObjectExists) as error:
             said = str(error).removeprefix(f"the store {self.url}: ")
             raise StoreInvalid(f"the store {self.url} cannot be used: {said}") from None
 
@@ -237,9 +257,21 @@ class ObjectStore:
         if not PATH.fullmatch(path):
             raise ArtifactDamaged(f"{path!r:.120} is no path in a store")
         try:
+            if self.root is not None:
+                self._require_directory(self.root)
             yield
         except (BaseError, OSError) as error:
             raise StoreUnavailable(f"the store {self.url}: {_reason(error)}") from error
+
+    def _require_directory(self, root: Path) -> None:
+        from obstore.store import LocalStore
+
+        if self._store is None:
+            make_root(root, with_parents=self._with_parents)
+            self._store = LocalStore(root)
+        elif not root.is_dir():
+            # Made anew, it would be an empty store, and its runs would begin from the beginning.
+            raise FileNotFoundError(errno.ENOENT, "its directory is gone")
 
 
 def open_store(url: str | None, *, home: Path) -> ObjectStore:
@@ -252,25 +284,61 @@ def open_store(url: str | None, *, home: Path) -> ObjectStore:
         DependencyMissing: obstore is not installed.
     """
     try:
-        from obstore.exceptions import BaseError
-        from obstore.store import MemoryStore, from_url
+        from obstore.store import MemoryStore
     except ImportError:
         raise DependencyMissing("what reads and writes artifact stores (obstore)", extra="worker") from None
 
     url = store_url(url, home=home)
-    parts = urlsplit(url)
-    if "://" not in url or parts.scheme == "file":
-        return _directory(Path(parts.path if parts.scheme == "file" else url).expanduser().absolute())
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    if parts.scheme not in SCHEMES:
-        raise StoreInvalid(
-            f"the store {shown!r} has the scheme {parts.scheme!r}, but should be a directory or begin with "
-            "s3://, gs:// or az://"
-        )
+    parts = _parts(url)
+    if parts.scheme == "file":
+        return _directory(Path(unquote(parts.path)))
+    if "://" not in url:
+        root = Path(url).expanduser().absolute()
+        return _directory(root, with_parents=root.is_relative_to(home.absolute()))
+    shown = _without_credentials(parts)
     if parts.scheme == "memory":
         return ObjectStore(shown, MemoryStore(), conditional=True)
     if not parts.netloc:
         raise StoreInvalid(f"the store {shown!r} names no bucket; expected {parts.scheme}://BUCKET/PREFIX")
+    prefix = parts.path.strip("/")
+    if parts.query or parts.fragment or (prefix and not PATH.fullmatch(prefix)):
+        raise StoreInvalid(
+            f"the store {shown!r} is not allowed: what follows the bucket should be letters, digits and any "
+            "of '/._@=-'"
+        )
+    return _remote(url, shown)
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise StoreInvalid(f"the store's URL cannot be read: {url.partition('://')[0]}://...") from None
+    is_url = "://" in url
+    if not is_url and parts.scheme in SCHEMES and parts.scheme != "file":
+        # Else a directory would be made that is called "s3:bucket".
+        raise StoreInvalid(f"the store's URL should begin with {parts.scheme}://")
+    if is_url and parts.scheme not in SCHEMES:
+        raise StoreInvalid(
+            f"the store {_without_credentials(parts)!r} has the scheme {parts.scheme!r}, but should be a "
+            "directory or begin with s3://, gs:// or az://"
+        )
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise StoreInvalid(f"the store {url!r} should be a directory of this machine: file:///PATH")
+    return parts
+
+
+def _without_credentials(parts: SplitResult) -> str:
+    user, _, host = parts.netloc.rpartition("@")
+    # Of Azure's, the part before the @ is the container.
+    is_container = parts.scheme.startswith("abfs") and user and ":" not in user
+    return f"{parts.scheme}://{parts.netloc if is_container else host}{parts.path}"
+
+
+def _remote(url: str, shown: str) -> ObjectStore:
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
     try:
         quick, patient = (
             from_url(url, client_options=_client(limit), retry_config=_retry())
@@ -281,15 +349,15 @@ def open_store(url: str | None, *, home: Path) -> ObjectStore:
         raise StoreInvalid(f"the store {shown!r} cannot be opened: {_reason(error)}") from None
 
 
-def _directory(root: Path) -> ObjectStore:
-    from obstore.exceptions import BaseError
-    from obstore.store import LocalStore
-
+def _directory(root: Path, *, with_parents: bool = False) -> ObjectStore:
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        return ObjectStore(str(root), LocalStore(root), root=root, conditional=True)
-    except (BaseError, OSError) as error:
+        make_root(root, with_parents=with_parents)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise StoreInvalid(f"the store {root} is no directory that can be used: {_reason(error)}") from None
+    except OSError:
+        # What is mounted there may come back; until then whoever uses the store is told so.
+        pass
+    return ObjectStore(str(root), None, root=root, with_parents=with_parents, conditional=True)
 
 
 def _client(read_limit: timedelta) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -152,12 +153,34 @@ class StoreContract:
         assert Blobs(objects).put(data) == digest
         assert Blobs(objects).get(digest) == data
 
-    def test_a_blob_that_is_damaged_is_named(self, objects: ObjectStore) -> None:
-        digest = Blobs(objects).put(secrets.token_bytes(1000))
-        objects.write(blob_path(digest), b"something else")
-        with pytest.raises(ArtifactDamaged, match=digest):
-            Blobs(objects).get(digest)
+    def test_a_blob_is_fetched_in_pieces(self, objects: ObjectStore, tmp_path: Path) -> None:
+        data = secrets.token_bytes(16 * MEBIBYTE)
 
+        Blobs(objects).fetch(Blobs(objects).put(data), tmp_path / "blob")
+
+        assert (tmp_path / "blob").read_bytes() == data
+
+    def test_a_blob_that_is_damaged_is_named(self, objects: ObjectStore, tmp_path: Path) -> None:
+        data = secrets.token_bytes(1000)
+        digest = Blobs(objects).put(data)
+
+        def is_refused(message: str) -> None:
+            with pytest.raises(ArtifactDamaged, match=message):
+                Blobs(objects).get(digest)
+            with pytest.raises(ArtifactDamaged, match=message):
+                Blobs(objects).fetch(digest, tmp_path / "blob")
+            assert not (tmp_path / "blob").exists()
+
+        objects.write(blob_path(digest), b"something else")
+        is_refused(f"{digest} .*has the digest {hashlib.sha256(b'something else').hexdigest()}")
         objects.delete([blob_path(digest)])
-        with pytest.raises(ArtifactDamaged, match=f"{digest} is missing"):
-            Blobs(objects).get(digest)
+        is_refused(f"{digest} is missing")
+
+    def test_a_blob_that_was_cut_off_is_written_again(self, objects: ObjectStore) -> None:
+        data = secrets.token_bytes(1000)
+        digest = Blobs(objects).put(data)
+        objects.write(blob_path(digest), data[:500])
+
+        Blobs(objects).put(data)
+
+        assert Blobs(objects).get(digest) == data
