@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 
 from durabert.cli.app import app
 from durabert.errors import StoreInvalid
+from durabert.specs import DataSpec, FineTuneConfig, FineTuneRequest
 from durabert.store.blobs import Blobs, blob_path
 from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.garbage import delete, find_garbage, verify
 from durabert.store.objects import open_store
+from durabert.store.results import ResultStore
 from durabert.store.snapshots import SnapshotStore
 from tests.unit.test_attempts import begin, commit
+from tests.workflow.conftest import result_of
 
 SNAPSHOT = "5" * 64
 OLD = timedelta(days=2)
@@ -181,18 +184,26 @@ def test_each_object_that_is_damaged_or_missing_is_named(objects, snapshot, tmp_
         objects.write(path, data)
 
 
-def test_what_is_committed_during_verification_is_not_missing(objects, tmp_path):
-    Blobs(objects).put(b"there before")
-    directory = tmp_path / "snapshot"
-    directory.mkdir()
-    (directory / "manifest.json").write_text("{}")
-    (directory / "train.parquet").write_bytes(b"rows")
-    commits = iter([lambda: SnapshotStore(objects, tmp_path / "cache").commit(SNAPSHOT, directory)])
-    listed = Contents.of(objects)
-    next(commits)()
-    finding = _missing_of_snapshot(objects, SNAPSHOT, {info.path.rpartition("/")[2] for info in listed.blobs})
+def test_what_is_published_during_verification_is_not_missing(objects, tmp_path):
+    a_run(objects)
+    objects.delete([f"runs/run/files/{'a' * 64}"])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"weights")
+    results = ResultStore(objects)
+    request = FineTuneRequest(
+        run="run", experiment="e", data=DataSpec(source="a.csv"), config=FineTuneConfig()
+    )
+    published = []
 
-    assert list(finding) == []
+    def publish(done, total):
+        if not published:
+            published.append(results.upload(tmp_path / "model"))
+            results.publish(result_of(request), published[0])
+
+    findings = list(verify(objects, report=publish))
+
+    assert results.result("run").files == published[0]
+    assert findings == []
 
 
 def test_the_commands_say_what_they_did(objects, tmp_path, monkeypatch):
