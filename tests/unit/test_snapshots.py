@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from durabert.activities.dataset_jobs import take_snapshot
 from durabert.bert.data import load_training_data
 from durabert.bert.progress import Reporter
+from durabert.bert.snapshot_manifest import MANIFEST, content_id, file_of, read_manifest
 from durabert.bert.snapshot_values import canonical
-from durabert.bert.snapshots import MANIFEST, build_snapshot, open_snapshot, read_manifest, read_snapshot
+from durabert.bert.snapshots import build_snapshot, open_snapshot, read_snapshot
 from durabert.bert.sources import find_sources
 from durabert.errors import ArtifactDamaged, DurabertError, SnapshotNotFound
 from durabert.specs import DataSpec
@@ -358,10 +359,12 @@ def test_a_split_of_a_snapshot_cannot_lie_outside_of_it(name, stored, tmp_path):
     path = tmp_path / "built" / MANIFEST
     manifest = json.loads(path.read_bytes())
     manifest["splits"][name] = manifest["splits"]["train"]
+    manifest["id"] = content_id({}, {split: told["sha256"] for split, told in manifest["splits"].items()})
     path.write_text(json.dumps(manifest))
 
-    with pytest.raises(ArtifactDamaged, match="is no name of a split"):
-        open_snapshot(tmp_path / "built")
+    assert (tmp_path / "built" / file_of(name)).resolve().parent == tmp_path / "built"
+    with pytest.raises(ArtifactDamaged, match=r"split-\w+.parquet"):
+        list(open_snapshot(tmp_path / "built").others[name])
 
 
 @given(data=st.data())

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from durabert.activities.jobs import reporter, stoppable
 from durabert.bert.progress import Reporter
-from durabert.bert.snapshots import Snapshot, build_snapshot, read_snapshot
+from durabert.bert.records import RecordSource
+from durabert.bert.snapshots import Snapshot, build_snapshot, open_snapshot, read_snapshot
+from durabert.errors import DataInvalid
 from durabert.specs import DataSpec, SnapshotRequest, SnapshotResult, Wire
 from durabert.specs.data import SNAPSHOT_PREFIX
 from durabert.store.objects import ObjectStore, open_store
@@ -42,18 +44,66 @@ def create_snapshot(payload: dict[str, Any], channel: Channel) -> dict[str, Any]
 def take_snapshot(spec: DataSpec, objects: ObjectStore, home: Path, progress: Reporter) -> SnapshotResult:
     """Store the snapshot of a data set.
 
+    A source that is a snapshot is that one, or a new one if files are named in the place of its splits.
+
     Raises:
         UserError: the data is not there or cannot be read, or there is no such snapshot.
     """
     progress.phase("taking a snapshot")
     snapshots = SnapshotStore(objects, home / "cache")
+    base = None
     if spec.source.startswith(SNAPSHOT_PREFIX):
-        found = snapshots.resolve(spec.source.removeprefix(SNAPSHOT_PREFIX))
-        return _result(read_snapshot(snapshots.fetch(found)), created=False)
+        base = snapshots.fetch(snapshots.resolve(spec.source.removeprefix(SNAPSHOT_PREFIX)))
+        if spec.validation is None and spec.test is None:
+            return _result(read_snapshot(base), created=False)
     with RunStore(home).staging("snapshot") as directory:
-        snapshot = build_snapshot(spec, directory, on_progress=lambda rows: progress.tick(step=rows))
+        snapshot = build_snapshot(
+            spec, directory, base=base, on_progress=lambda rows: progress.tick(step=rows)
+        )
         progress.tick()
         return _result(snapshot, created=snapshots.commit(snapshot.id, directory))
+
+
+def snapshot_directory(
+    spec: DataSpec, snapshot: str | None, objects: ObjectStore, home: Path, progress: Reporter
+) -> Path | None:
+    """Return the directory of the snapshot that a training reads, None if it reads the source itself.
+
+    Args:
+        spec: its source may be ``snapshot:ID``.
+        snapshot: id of the snapshot that was taken before; none: there was none.
+        objects: the store.
+        home: the worker's home directory.
+        progress: told of a snapshot that is taken, for files that ``spec`` names beside ``snapshot:ID``.
+
+    Raises:
+        SnapshotNotFound: there is no such snapshot.
+        ArtifactDamaged: a file of it is missing or not what was stored.
+    """
+    if snapshot is None and spec.source.startswith(SNAPSHOT_PREFIX):
+        snapshot = take_snapshot(spec, objects, home, progress).snapshot
+    return None if snapshot is None else SnapshotStore(objects, home / "cache").fetch(snapshot)
+
+
+def snapshot_split(path: str, objects: ObjectStore, home: Path) -> RecordSource | None:
+    """Return the rows that ``snapshot:ID/SPLIT`` names, None for the path of a file.
+
+    Raises:
+        SnapshotNotFound: there is no such snapshot.
+        DataInvalid: it has no such split.
+        ArtifactDamaged: a file of it is missing or not what was stored.
+    """
+    if not path.startswith(SNAPSHOT_PREFIX):
+        return None
+    prefix, _, split = path.removeprefix(SNAPSHOT_PREFIX).partition("/")
+    snapshots = SnapshotStore(objects, home / "cache")
+    splits = open_snapshot(snapshots.fetch(snapshots.resolve(prefix))).splits()
+    if split not in splits:
+        names = ", ".join(map(repr, sorted(splits)))
+        raise DataInvalid(
+            f"{path!r} names no split of the snapshot; expected snapshot:ID/SPLIT, one of {names}"
+        )
+    return splits[split]
 
 
 def _result(snapshot: Snapshot, *, created: bool) -> SnapshotResult:

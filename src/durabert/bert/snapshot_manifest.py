@@ -96,7 +96,7 @@ def parse_manifest(data: bytes, directory: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise damaged(directory, f"{where}: {first['msg'].lower()}") from None
+        raise damaged(directory, f"{where!r:.120}: {first['msg'].lower()}") from None
     except (ValueError, RecursionError) as error:
         raise damaged(directory, f"its manifest is no JSON: {error}") from None
     if "train" not in manifest.splits:
@@ -104,9 +104,8 @@ def parse_manifest(data: bytes, directory: Path) -> Manifest:
     for name, split in manifest.splits.items():
         if len({column.name for column in split.columns}) < len(split.columns):
             raise damaged(directory, f"the split {name!r:.80} has a column twice")
-    if manifest.id != content_id(
-        manifest.class_names, {name: one.sha256 for name, one in manifest.splits.items()}
-    ):
+    digests = {name: split.sha256 for name, split in manifest.splits.items()}
+    if manifest.id != content_id(manifest.class_names, digests):
         raise damaged(directory, "its id is not that of what the manifest says")
     return manifest
 

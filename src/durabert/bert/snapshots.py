@@ -44,7 +44,7 @@ from durabert.bert.snapshot_manifest import (
     parse_manifest,
     read_manifest,
 )
-from durabert.bert.snapshot_values import ContentDigest, OtherType, exact_array
+from durabert.bert.snapshot_values import ContentDigest, OtherType, exact_array, from_json
 from durabert.bert.sources import Sources, find_sources, with_named_files
 from durabert.errors import DataInvalid
 from durabert.specs.data import DataSpec
@@ -212,7 +212,7 @@ def _parquet_rows(path: Path, fields: list[str]) -> Iterator[dict[str, Any]]:
 
 def _value(fields: dict[str, Any], column: ColumnManifest) -> Any:
     value = fields[column.field]
-    return fromcanonical_json(value) if column.type == "json" and value is not None else value
+    return from_json(value) if column.type == "json" and value is not None else value
 
 
 @dataclass
