@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.shell import Shell, write_reviews
@@ -98,6 +100,27 @@ def test_verify_names_each_damaged_file(shell, added):
     assert [name for name in ("train.parquet", "manifest.json") if not any(name in d for d in details)] == []
 
 
+def test_verify_finds_rows_that_are_not_those_of_the_id(shell, added):
+    manifest = shell.home / "store" / "snapshots" / added["snapshot"] / "manifest.json"
+    file = blob_of(shell, added["snapshot"], "train.parquet")
+    table = pq.read_table(file)
+    pq.write_table(
+        table.set_column(1, table.column_names[1], table.column(1).take(list(range(39, -1, -1)))), file
+    )
+    data = file.read_bytes()
+    told = json.loads(manifest.read_bytes())
+    told["files"]["train.parquet"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    manifest.write_text(json.dumps(told))
+    moved = blob_of(shell, added["snapshot"], "train.parquet")
+    moved.parent.mkdir(exist_ok=True)
+    file.rename(moved)
+
+    done = shell.run("data", "verify")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the rows of the split 'train' are not those of its id" in done.stdout
+
+
 def test_list_names_a_damaged_snapshot_and_goes_on(shell, added):
     write_reviews(shell.directory / "more.csv", rows=20, seed=1)
     [other] = shell.objects("data", "add", "more.csv")
@@ -121,7 +144,7 @@ def test_diff_counts_what_changed(shell, added):
     [found] = shell.objects("data", "diff", added["snapshot"], other["snapshot"])
 
     counts = {kind: change["count"] for kind, change in found.items()}
-    assert counts == {"added": 1, "removed": 2, "relabelled": 1, "moved": 0}
+    assert counts == {"added": 1, "removed": 2, "relabelled": 1, "changed": 0, "moved": 0}
     assert "a new film" in str(found["added"]["examples"])
 
 
@@ -136,7 +159,7 @@ def test_diff_sees_rows_move_between_splits(shell):
     [found] = shell.objects("data", "diff", *ids)
 
     assert {kind: change["count"] for kind, change in found.items()} == {
-        "added": 0, "removed": 0, "relabelled": 0, "moved": 4,
+        "added": 0, "removed": 0, "relabelled": 0, "changed": 0, "moved": 4,
     }  # fmt: skip
     assert len(found["moved"]["examples"]) == 3
 

@@ -1,16 +1,16 @@
-"""What differs between two snapshots, by digests of rows: added, removed, relabelled, moved."""
+"""What differs between two snapshots, by digests of rows: added, removed, relabelled, changed, moved."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from durabert.bert.schema import choose_columns
+from durabert.bert.snapshot_manifest import canonical_json
 from durabert.bert.snapshot_values import canonical
 from durabert.bert.snapshots import open_snapshot
 from durabert.specs.data import DataSpec
@@ -36,36 +36,48 @@ class Change:
 
 @dataclass
 class Difference:
-    """From one snapshot to another; rows that are there twice count twice."""
+    """From one snapshot to another; rows that are there twice count twice, and none counts as two changes."""
 
     added: Change = field(default_factory=Change)
     removed: Change = field(default_factory=Change)
     relabelled: Change = field(default_factory=Change)
     """Same split and texts, another label."""
+    changed: Change = field(default_factory=Change)
+    """Same split, texts and label; other columns differ."""
     moved: Change = field(default_factory=Change)
     """Same texts and label, another split."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Row:
     split: str
     texts: bytes
     label: bytes
+    whole: bytes
+    """Of the split and all columns."""
     where: str
 
 
 def compare(old: Path, new: Path, spec: DataSpec) -> Difference:
     """Compare two snapshots by the text and label columns that ``spec`` names or that are inferred.
 
+    Memory grows by a digest for each different row, and by what differs.
+
     Args:
         old: directory of the snapshot before.
         new: directory of the snapshot after.
         spec: says which columns hold texts and labels; its source is not read.
     """
-    gone, come = _left_over(list(_rows(old, spec)), list(_rows(new, spec)))
+    unmatched = Counter(row.whole for row in _rows(old, spec))
+    come = [row for row in _rows(new, spec) if not _taken(unmatched, row)]
+    gone = [row for row in _rows(old, spec) if _taken(unmatched, row)] if unmatched.total() else []
     difference = Difference()
-    gone, come = _pair_up(gone, come, lambda row: (row.split, row.texts), difference.relabelled)
-    gone, come = _pair_up(gone, come, lambda row: (row.texts, row.label), difference.moved)
+    for kind, key in (
+        (difference.changed, lambda row: (row.split, row.texts, row.label)),
+        (difference.relabelled, lambda row: (row.split, row.texts)),
+        (difference.moved, lambda row: (row.texts, row.label)),
+    ):
+        gone, come = _pair_up(gone, come, key, kind)
     for row in gone:
         difference.removed.add(row.where)
     for row in come:
@@ -80,42 +92,41 @@ def _rows(directory: Path, spec: DataSpec) -> Iterator[_Row]:
         for record in source.read():
             texts = [canonical(record.fields.get(column)) for column in columns.texts]
             label = canonical(record.fields.get(columns.label))
+            everything = {name: canonical(value) for name, value in record.fields.items()}
             shown = " | ".join(text or "" for text in texts)[:SHOWN_CHARACTERS]
-            where = f"{split}, {source.unit} {record.number}: {shown} ({label})"
-            yield _Row(split, _digest(texts), _digest(label), where)
+            yield _Row(
+                split,
+                texts=_digest(texts),
+                label=_digest(label),
+                whole=_digest([split, everything]),
+                where=f"{split}, {source.unit} {record.number}: {shown} ({label})",
+            )
 
 
-def _left_over(old: list[_Row], new: list[_Row]) -> tuple[list[_Row], list[_Row]]:
-    def key(row: _Row) -> Any:
-        return row.split, row.texts, row.label
-
-    both = Counter(map(key, old)) & Counter(map(key, new))
-    return _without(old, both.copy(), key), _without(new, both.copy(), key)
-
-
-def _without(rows: list[_Row], counts: Counter[Any], key: Any) -> list[_Row]:
-    rest = []
-    for row in rows:
-        if counts[key(row)] > 0:
-            counts[key(row)] -= 1
-        else:
-            rest.append(row)
-    return rest
+def _taken(counts: Counter[bytes], row: _Row) -> bool:
+    there = counts[row.whole] > 0
+    if there:
+        counts[row.whole] -= 1
+    return there
 
 
-def _pair_up(gone: list[_Row], come: list[_Row], key: Any, change: Change) -> tuple[list[_Row], list[_Row]]:
+def _pair_up(
+    gone: list[_Row], come: list[_Row], key: Callable[[_Row], Any], change: Change
+) -> tuple[list[_Row], list[_Row]]:
     waiting: dict[Any, list[_Row]] = defaultdict(list)
-    for row in gone:
+    # The first of equal rows is the last of the list, and is paired first.
+    for row in reversed(gone):
         waiting[key(row)].append(row)
     rest = []
     for row in come:
-        if waiting[key(row)]:
-            before = waiting[key(row)].pop(0)
-            change.add(f"{before.where} -> {row.where}")
+        before = waiting.get(key(row))
+        if before:
+            change.add(f"{before.pop().where} -> {row.where}")
         else:
             rest.append(row)
-    return [row for rows in waiting.values() for row in rows], rest
+    left = {id(row) for rows in waiting.values() for row in rows}
+    return [row for row in gone if id(row) in left], rest
 
 
 def _digest(value: Any) -> bytes:
-    return hashlib.sha256(json.dumps(value).encode()).digest()[:16]
+    return hashlib.sha256(canonical_json(value)).digest()[:16]

@@ -108,7 +108,7 @@ def verify(
     snapshot: Annotated[str | None, typer.Argument(help="Id of a snapshot; default: all.")] = None,
     json: Json = False,
 ) -> None:
-    """Check every file of one snapshot, or of all, against its digest."""
+    """Check every file of one snapshot, or of all, against its digest, and the rows against the id."""
     snapshots = _snapshots()
     ids = snapshots.ids() if snapshot is None else [snapshots.resolve(snapshot)]
     found: list[dict[str, str]] = []
@@ -133,7 +133,7 @@ def diff(
     label: Label = None,
     json: Json = False,
 ) -> None:
-    """Say which rows were added, removed, relabelled or moved between splits."""
+    """Say which rows were added, removed, relabelled, changed in other columns or moved between splits."""
     from durabert.bert.snapshot_diff import compare
 
     snapshots = _snapshots()
@@ -150,6 +150,8 @@ def diff(
 
 
 def _verified(snapshots: SnapshotStore, snapshot: str) -> Iterator[dict[str, str]]:
+    from durabert.bert.snapshots import check_content
+
     damages: list[str] = []
     try:
         stored = snapshots.stored(snapshot)
@@ -160,6 +162,11 @@ def _verified(snapshots: SnapshotStore, snapshot: str) -> Iterator[dict[str, str
                 damages.append(str(error))
     except ArtifactDamaged as error:
         damages.append(str(error))
+    if not damages:
+        try:
+            check_content(snapshots.fetch(snapshot))
+        except ArtifactDamaged as error:
+            damages.append(str(error))
     if not damages:
         yield {"snapshot": snapshot, "state": "ok", "detail": ""}
     for detail in damages:

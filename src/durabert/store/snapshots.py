@@ -93,7 +93,7 @@ class SnapshotStore:
     def ids(self) -> list[str]:
         """Return the ids of all snapshots."""
         names = (info.path.split("/") for info in self._objects.list("snapshots"))
-        return sorted(parts[1] for parts in names if len(parts) == 3 and parts[2] == MANIFEST)
+        return sorted(parts[1] for parts in names if parts[2:] == [MANIFEST] and _ID.fullmatch(parts[1]))
 
     def resolve(self, prefix: str) -> str:
         """Return the id that begins with at least eight given digits.
@@ -208,8 +208,11 @@ def _parsed(id: str, data: bytes) -> StoredSnapshot:  # noqa: A002
 def _is_whole(directory: Path, stored: StoredSnapshot) -> bool:
     for name, file in stored.files.items():
         path = directory / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
+        if not path.is_file() or path.stat().st_size != file.size:
             return False
+        with path.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+                return False
     return True
 
 
