@@ -145,3 +145,46 @@ def test_a_training_that_finds_its_tokens_gives_the_same_model(tmp_path, monkeyp
     second = trained("second", tmp_path / "cache")
 
     assert plain.model_sha256 == first.model_sha256 == second.model_sha256
+
+
+def test_the_cache_stays_within_its_size(tmp_path):
+    for name in "abc":
+        cached_tokens(tmp_path, key={**KEY, "data": name}, make=tokens_of)
+        for entry in tmp_path.iterdir():
+            used = (entry / "meta.json").stat().st_mtime - 60
+            os.utime(entry / "meta.json", (used, used))
+    size = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) // 3
+
+    cached_tokens(tmp_path, key={**KEY, "data": "d"}, make=tokens_of, max_bytes=2 * size + 10)
+
+    assert len(list(tmp_path.iterdir())) == 2
+    for kept in "cd":
+        assert same(cached_tokens(tmp_path, key={**KEY, "data": kept}, make=never), tokens_of())
+
+
+def test_what_a_killed_process_began_to_write_is_removed(tmp_path):
+    begun, left = tmp_path / ".begun", tmp_path / ".left"
+    for directory in (begun, left):
+        directory.mkdir()
+        (directory / "ids.npy").write_bytes(b"half")
+    long_ago = time.time() - 2 * 86400
+    os.utime(left, (long_ago, long_ago))
+
+    cached_tokens(tmp_path, key=KEY, make=tokens_of)
+
+    assert begun.exists()
+    assert not left.exists()
+
+
+def test_damage_and_a_full_disk_are_told(tmp_path, monkeypatch):
+    told = []
+    cached_tokens(tmp_path, key=KEY, make=tokens_of)
+    (entry_of(tmp_path) / "ids.npy").write_bytes(b"")
+    cached_tokens(tmp_path, key=KEY, make=tokens_of, on_notice=told.append)
+    (tmp_path / "file").write_text("")
+    cached_tokens(tmp_path / "file" / "cache", key=KEY, make=tokens_of, on_notice=told.append)
+
+    assert [sentence.split(",")[0].split(":")[0] for sentence in told] == [
+        "the tokens in the cache are made anew",
+        "the tokens are not cached",
+    ]
