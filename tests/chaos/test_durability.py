@@ -14,64 +14,15 @@ import pytest
 
 from durabert.activities.certificate import certify, curve
 from durabert.chaos import Plan
-from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import open_store
+from tests.chaos.training import CONFIG, at_step, finished, spec_for
 from tests.real import alive, training, until
-
-CONFIG = {
-    "epochs": 60,
-    "batch_size": 16,
-    "max_length": 32,
-    "learning_rate": 1e-3,
-    "device": "cpu",
-    "precision": "fp32",
-}
-EVERY = 60
-"""Steps between checkpoints; 14 steps are an epoch of the reviews, and all of them take some seconds."""
-
-
-def spec_for(name, data, model, *, every=EVERY, **config) -> ExperimentSpec:
-    return ExperimentSpec(
-        name=name,
-        data=DataSpec(source=str(data)),
-        runs=(FineTuneConfig.parse({**CONFIG, "model": str(model), **config}),),
-        checkpoints=CheckpointPolicy(every_steps=every),
-    )
 
 
 @pytest.fixture
 def faults(tmp_path):
     return Plan(tmp_path / "faults")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, tiny):
-    """The result of the same training without a fault and without a server."""
-    from durabert.bert.checkpointing import Checkpoints
-    from durabert.bert.data import load_training_data
-    from durabert.bert.loop import fine_tune
-    from durabert.store.attempts import Attempt
-    from tests.shell import write_reviews
-
-    directory = tmp_path_factory.mktemp("undisturbed")
-    data = load_training_data(DataSpec(source=str(write_reviews(directory / "reviews.csv"))))
-    config = FineTuneConfig.parse({**CONFIG, "model": str(tiny)})
-    objects = open_store(str(directory / "store"), home=directory)
-    attempt = Attempt.begin(
-        objects,
-        "calm",
-        identity="i",
-        execution="x",
-        temporal_attempt=1,
-        policy=CheckpointPolicy(),
-        environment={},
-    )
-    trained = fine_tune(
-        config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False,
-        checkpoints=Checkpoints(attempt),
-    )  # fmt: skip
-    return trained, attempt.state_sha256
 
 
 def assert_as_if_nothing_had_happened(view, undisturbed, home):
@@ -87,22 +38,6 @@ def assert_as_if_nothing_had_happened(view, undisturbed, home):
         findings = list(certify(objects, home, run.run, replay_steps=None, report=lambda _: None))
         assert [one for one in findings if one.state != "ok"] == []
     assert list((home / "staging").iterdir()) == []
-
-
-async def finished(client, name, *, seconds=90):
-    async with asyncio.timeout(seconds):
-        return await client.wait(name)
-
-
-async def at_step(client, name, step, *, attempt=1):
-    async def there() -> bool:
-        view = await client.run_status(name)
-        assert not view.ended, view
-        progress = view.progress
-        return view.attempts >= attempt and progress is not None and progress.step >= step
-
-    await until(there, seconds=60, what=f"{name} is at step {step} in attempt {attempt}")
-    return await client.run_status(name)
 
 
 PLACES = (

@@ -132,6 +132,8 @@ def final_errors_not_retried() -> Iterator[None]:
 def _hand_over() -> InfrastructureError | None:
     """Return why a cancelled activity is to be tried again; None if it was cancelled for good."""
     details = activity.cancellation_details()
+    if details is not None and details.cancel_requested:
+        return None
     if activity.is_worker_shutdown() or (details is not None and details.worker_shutdown):
         return WorkerStopping("the worker was told to stop; the work goes on elsewhere")
     if details is not None and details.paused:

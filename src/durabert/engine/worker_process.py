@@ -14,8 +14,8 @@ from typing import Final
 from durabert.engine.home import Home
 from durabert.engine.processes import how_it_ended, last_lines, only_local, size_of, spawn
 
-DRAIN_SECONDS: Final = 10.0
-"""How long a worker may take to hand over its work after SIGTERM."""
+DRAIN_SECONDS: Final = 30.0
+"""How long a worker may take to hand over its work after SIGTERM; a large checkpoint is committed in it."""
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 STEADY_SECONDS: Final = 30.0
