@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from durabert.activities.jobs import reporter, stoppable
 from durabert.bert.progress import Reporter
 from durabert.bert.records import RecordSource
 from durabert.bert.snapshots import Snapshot, build_snapshot, open_snapshot, read_snapshot
@@ -31,13 +30,16 @@ class SnapshotJob(Wire):
     """URL or path of the artifact store."""
 
 
-@stoppable()
 def create_snapshot(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Take a snapshot, or find the one that the request names."""
+    # Here: the command line takes snapshots, too, and needs no torch for it.
+    from durabert.activities.jobs import reporter, stoppable
+
     job = SnapshotJob.model_validate(payload)
     progress = Reporter(reporter(channel), channel.stop_requested)
-    objects = open_store(job.store, home=job.home)
-    result = take_snapshot(job.request.data, objects, job.home, progress)
+    with stoppable():
+        objects = open_store(job.store, home=job.home)
+        result = take_snapshot(job.request.data, objects, job.home, progress)
     return result.model_dump(mode="json")
 
 
