@@ -170,16 +170,18 @@ def _of_steps(
 ) -> Iterator[Finding]:
     kept = checkpoints.kept(record)
     line = checkpoints.line(record, kept[-1])
-    start, ahead = _start(checkpoints.run, kept, line, num_steps)
+    told = checkpoints.environment(line[-1], record)
+    beginning = told["parent"] is None and line[0].base is None
+    start, ahead = _start(checkpoints.run, kept, line, num_steps, beginning=beginning)
+    first = 0 if start is None else start.step
     points = {point.step: point.loss for point in curve(checkpoints, record, kept[-1])}
-    told = checkpoints.environment(start, record)
     config = FineTuneConfig.model_validate(told["config"], extra="ignore")
     data = _data(objects, home, config, told)
     moments = rerun(
         config,
         data,
-        checkpoints.read(start),
-        num_steps=ahead[-1].step - start.step,
+        None if start is None else checkpoints.read(start),
+        num_steps=ahead[-1].step - first,
         num_threads=told["num_threads"],
         report=report,
     )
@@ -196,20 +198,18 @@ def _of_steps(
     yield (
         Finding("losses derived anew", "different", different[0])
         if different
-        else Finding(
-            "losses derived anew", "ok", f"{losses} steps from step {start.step}, equal to the last bit"
-        )
+        else Finding("losses derived anew", "ok", f"{losses} steps from step {first}, equal to the last bit")
     )
     for step, checkpoint in wanted.items():
         same = checkpoint.state_sha256 in found[step]
-        detail = f"{checkpoint.state_sha256[:12]}, derived from step {start.step}"
+        detail = f"{checkpoint.state_sha256[:12]}, derived from step {first}"
         yield Finding(f"state of step {step}", "ok" if same else "different", detail)
 
 
 def _start(
-    run: str, kept: Sequence[Checkpoint], line: Sequence[Checkpoint], num_steps: int
-) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Return a kept checkpoint, and those that follow it within so many steps."""
+    run: str, kept: Sequence[Checkpoint], line: Sequence[Checkpoint], num_steps: int, *, beginning: bool
+) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """Return a kept checkpoint, or None for the beginning, and those that follow it within so many steps."""
     whole = {checkpoint.number for checkpoint in kept}
     gaps = []
     for checkpoint in reversed(line):
@@ -220,6 +220,11 @@ def _start(
         if ahead:
             return checkpoint, ahead
         gaps += [later[0].step - checkpoint.step] if later else []
+    if beginning:
+        gaps.append(line[0].step)
+        ahead = [one for one in line if one.step <= num_steps]
+        if ahead:
+            return None, ahead
     raise CheckpointNotUsable(
         f"no checkpoint of run {run!r} is followed by another one within {num_steps} steps"
         + (f"; give --replay-steps {min(gaps)} or more" if gaps else ": only one is kept")

@@ -33,7 +33,7 @@ class Moment:
 def rerun(
     config: FineTuneConfig,
     data: TrainingData,
-    files: Mapping[str, bytes],
+    files: Mapping[str, bytes] | None,
     *,
     num_steps: int,
     num_threads: int,
@@ -44,7 +44,7 @@ def rerun(
     Args:
         config: of the run.
         data: of the run.
-        files: of the checkpoint.
+        files: of the checkpoint; none: from the beginning.
         num_steps: how many steps; the validation after the last one is among them.
         num_threads: CPU threads of the run, which decide on the order of sums.
         report: gets the progress.
@@ -59,7 +59,8 @@ def rerun(
     with quiet_libraries(), deterministic_kernels():
         job = prepare(config, data, compute, best_metric(config.best_metric, data.task), reporter)
         state = TrainState.fresh(job.model, job.plan)
-        load_state(files, state, job.plan)
+        if files is not None:
+            load_state(files, state, job.plan)
         last = state.step + num_steps
         for event in train(state, job.plan):
             if isinstance(event, StepReport):
