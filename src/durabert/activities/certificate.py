@@ -13,6 +13,7 @@ from typing import Any, Literal
 from durabert.bert.curve import Point, from_parquet
 from durabert.bert.data import load_training_data
 from durabert.bert.rerun import rerun
+from durabert.bert.snapshots import check_content
 from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable, DurabertError, RunNotFound
 from durabert.specs import DataSpec, FineTuneConfig, Progress
@@ -152,12 +153,14 @@ def _of_snapshot(
     snapshot = checkpoints.environment(checkpoints.kept(record)[-1], record)["snapshot"]
     if snapshot is None:
         return
+    snapshots = SnapshotStore(objects, home / "cache")
     try:
-        SnapshotStore(objects, home / "cache").verify(snapshot)
+        snapshots.verify(snapshot)
+        check_content(snapshots.fetch(snapshot))
     except ArtifactDamaged as error:
         yield Finding("snapshot", "damaged", str(error))
     else:
-        yield Finding("snapshot", "ok", snapshot[:12])
+        yield Finding("snapshot", "ok", f"{snapshot[:12]}, as its rows say")
 
 
 def _of_steps(

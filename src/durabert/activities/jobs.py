@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from durabert.activities.dataset_jobs import snapshot_split
 from durabert.bert.predict import Predictor, predict_file
 from durabert.bert.progress import Stopped
+from durabert.bert.records import RecordSource
 from durabert.errors import WorkerStopping
 from durabert.specs import (
     FineTuneResult,
@@ -58,7 +60,8 @@ def predict(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     began = time.perf_counter()
     report(Progress(phase="loading model"))
     store = RunStore(job.home)
-    fetch_run(open_store(job.store, home=job.home), request.run, job.home)
+    objects = open_store(job.store, home=job.home)
+    fetch_run(objects, request.run, job.home)
     directory = store.model_directory(request.run)
     predictor = Predictor.load(directory, precision=request.precision, device=request.device)
     run = store.result(request.run)
@@ -66,7 +69,9 @@ def predict(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     answer = (
         _predict_inline(predictor, request)
         if request.input is None
-        else _predict_file(predictor, request, run, channel)
+        else _predict_file(
+            predictor, request, run, channel, snapshot_split(request.input.path, objects, job.home)
+        )
     )
     answer |= {"run": request.run, "model_sha256": run.model_sha256, "attempts": job.attempt}
     answer |= {"seconds": time.perf_counter() - began, **predictor.usage()}
@@ -100,7 +105,11 @@ def _predict_inline(predictor: Predictor, request: InferenceRequest) -> dict[str
 
 
 def _predict_file(
-    predictor: Predictor, request: InferenceRequest, run: FineTuneResult, channel: Channel
+    predictor: Predictor,
+    request: InferenceRequest,
+    run: FineTuneResult,
+    channel: Channel,
+    source: RecordSource | None,
 ) -> dict[str, Any]:
     assert request.input is not None
     assert request.output is not None
@@ -110,6 +119,7 @@ def _predict_file(
         request.input,
         output,
         columns=run.text_columns,
+        source=source,
         report=reporter(channel),
         should_stop=channel.stop_requested,
     )

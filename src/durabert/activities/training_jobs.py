@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from durabert.activities.dataset_jobs import snapshot_directory
 from durabert.activities.jobs import fetch_run, reporter, stoppable
 from durabert.bert.card import versions
 from durabert.bert.checkpointing import Checkpoints
 from durabert.bert.data import TrainingData, load_training_data
 from durabert.bert.loop import TrainedModel, fine_tune
-from durabert.bert.progress import Stopped
+from durabert.bert.progress import Reporter, Stopped
 from durabert.errors import (
     AttemptSuperseded,
     CheckpointNotUsable,
@@ -43,7 +44,6 @@ from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import ObjectStore, open_store
 from durabert.store.results import ResultStore, document
 from durabert.store.runs import MODEL_DIRECTORY, RESULT_FILE, RunExists, RunStore
-from durabert.store.snapshots import SnapshotStore
 from durabert.supervisor.failure import classified
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     report = reporter(channel)
     report(Progress(phase="loading data", epochs=job.request.config.epochs))
     objects = open_store(job.store, home=job.home)
-    data = _load_data(job, objects)
+    data = _load_data(job, objects, Reporter(report, channel.stop_requested))
     published = fetch_run(objects, job.request.run, job.home)
     if published is None:
         result = _train_anew(job, objects, data, channel, began=began)
@@ -95,11 +95,9 @@ def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return _same_run(published, job.request, data).model_dump(mode="json")
 
 
-def _load_data(job: TrainJob, objects: ObjectStore) -> TrainingData:
+def _load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> TrainingData:
     request, config = job.request, job.request.config
-    directory = None
-    if request.snapshot is not None:
-        directory = SnapshotStore(objects, job.home / "cache").fetch(request.snapshot)
+    directory = snapshot_directory(request.data, request.snapshot, objects, job.home, progress)
     return load_training_data(
         request.data,
         task=config.task,

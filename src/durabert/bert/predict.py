@@ -26,6 +26,7 @@ from durabert.bert.model import Classifier, load_classifier, require_vocabulary
 from durabert.bert.outputs import PredictionFile, prediction_file
 from durabert.bert.progress import Reporter
 from durabert.bert.quiet import quiet_libraries
+from durabert.bert.records import RecordSource
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens, load_tokenizer, tokenize, truncation_notice
 from durabert.bert.weights import stored_sha256
@@ -153,6 +154,7 @@ def predict_file(
     columns: Sequence[str],
     report: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    source: RecordSource | None = None,
 ) -> FilePredictions:
     """Predict on each row of a file, and write the predictions in the order of the rows.
 
@@ -166,6 +168,7 @@ def predict_file(
         columns: text columns that the model was trained on.
         report: gets the progress.
         should_stop: asked between batches.
+        source: rows of a snapshot in place of the file.
 
     Raises:
         Stopped: ``should_stop`` said so; nothing is written.
@@ -175,18 +178,18 @@ def predict_file(
     began = time.perf_counter()
     reporter = Reporter(report, should_stop)
     writer = prediction_file(output)
-    if output.exists() and output.samefile(Path(spec.path).expanduser()):
+    if source is None and output.exists() and output.samefile(Path(spec.path).expanduser()):
         raise TextsInvalid(f"output {str(output)!r} is the input file, which would be lost")
     reporter.phase("loading data")
-    source = read_texts(spec, columns=columns)
-    predictor.require_columns(len(source.text_columns))
-    num_rows = _count(source, reporter)
+    texts = read_texts(spec, columns=columns, source=source)
+    predictor.require_columns(len(texts.text_columns))
+    num_rows = _count(texts, reporter)
     if num_rows == 0:
         raise TextsInvalid(f"{spec.path!r} has no rows to predict on")
-    job = _FileJob(predictor, source, reporter, num_rows)
+    job = _FileJob(predictor, texts, reporter, num_rows)
     facts = predictor.facts
     with appearing(output) as partial:
-        with writer(partial, task=facts.task, labels=facts.labels, row_id=source.row_id_column) as file:
+        with writer(partial, task=facts.task, labels=facts.labels, row_id=texts.row_id_column) as file:
             job.run(file)
         sha256 = _file_sha256(partial)
     return FilePredictions(
@@ -195,7 +198,7 @@ def predict_file(
         label_counts=job.label_counts,
         sha256=sha256,
         seconds=time.perf_counter() - began,
-        notices=(*source.notices, *job.notices()),
+        notices=(*texts.notices, *job.notices()),
     )
 
 

@@ -78,12 +78,13 @@ class TextSource:
         return value if isinstance(value, str | int) and not isinstance(value, bool) else str(value)
 
 
-def read_texts(spec: TextsSpec, *, columns: Sequence[str]) -> TextSource:
+def read_texts(spec: TextsSpec, *, columns: Sequence[str], source: RecordSource | None = None) -> TextSource:
     """Open a file of texts to predict on.
 
     Args:
         spec: the file, and which of its columns matter.
         columns: the one or two text columns that the model was trained on.
+        source: rows to read in place of the file.
 
     Raises:
         DataNotFound: there is no such file.
@@ -91,7 +92,7 @@ def read_texts(spec: TextsSpec, *, columns: Sequence[str]) -> TextSource:
         ColumnMissing: a column that ``spec`` names is not there.
         ColumnAmbiguous: more than one column could be meant, or none.
     """
-    source = open_records(
+    source = source or open_records(
         local_path(spec.path),
         format=spec.format,
         delimiter=spec.delimiter,

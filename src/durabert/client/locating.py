@@ -55,6 +55,10 @@ def located_request(request: InferenceRequest, *, here: bool) -> InferenceReques
     if request.input is None or request.output is None:
         return request
     source, output = _absolute(request.input.path), _absolute(request.output)
+    if request.input.path.startswith(SNAPSHOT_PREFIX):
+        if here:
+            _require_place(output, source)
+        return request.model_copy(update={"output": str(output)})
     if here:
         if not _exists(source):
             raise DataNotFound(f"there is no file {request.input.path!r} to predict for")
