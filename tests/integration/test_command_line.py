@@ -300,7 +300,7 @@ except durabert.UserError as error:
     accuracy, labels, error = done.stdout.splitlines()
     assert 0 <= float(accuracy) <= 1
     assert labels in ("['positive']", "['negative']")
-    assert (
-        error
-        == "the name 'scripted' is in use by another experiment (its epochs is 1, not 2); choose another name"
+    assert error == (
+        "the name 'scripted' is in use by another experiment (its epochs is 1, not 2); "
+        "choose another name, and to train on from it give --from scripted"
     )

@@ -158,4 +158,5 @@ async def test_temporal_web_shows_an_experiment(engine, temporal, queue, reviews
     assert found[BEST_METRIC] == view.runs[0].result.metrics["accuracy"]
     assert "Fine-tune" in await description.static_summary()
     assert "learning rate" in await description.static_details()
-    assert f"| {queue} | completed | accuracy" in metadata.current_details
+    assert f"| {queue} | completed | 28 |" in metadata.current_details
+    assert "| 1: completed | accuracy" in metadata.current_details

@@ -11,7 +11,7 @@ from durabert.cli.train import announce_start
 from durabert.client import Client
 
 if TYPE_CHECKING:
-    from durabert.client import ExperimentView
+    from durabert.client import ExperimentView, RunView
 
 
 def pause(name: str, *, profile: str | None, as_json: bool) -> None:
@@ -23,7 +23,10 @@ def pause(name: str, *, profile: str | None, as_json: bool) -> None:
         return
     for run in chosen:
         if run.status == "paused":
-            say(f"{run.run} is paused, its device is free; durabert resume {run.run} lets it go on.")
+            say(
+                f"{run.run} is paused{_place(run)}, its device is free; "
+                f"durabert resume {run.run} lets it go on."
+            )
         else:
             say(f"{run.run} is {run.status}.")
 
@@ -31,6 +34,12 @@ def pause(name: str, *, profile: str | None, as_json: bool) -> None:
 def resume(name: str, *, queue: str | None, follow: bool, profile: str | None, as_json: bool) -> int:
     """Let a run go on and, if wanted, follow it; return the exit code."""
     return asyncio.run(_resume(name, queue, follow=follow, profile=profile, as_json=as_json))
+
+
+def _place(run: RunView) -> str:
+    if run.progress is None or not run.progress.steps:
+        return ""
+    return f" at step {run.progress.step} of {run.progress.steps}"
 
 
 async def _pause(name: str, profile: str | None) -> ExperimentView:
@@ -46,6 +55,8 @@ async def _resume(name: str, queue: str | None, *, follow: bool, profile: str | 
                 say(f"{name!r} is running; there was nothing to resume.")
             case "unpaused":
                 say(f"{name!r} goes on.")
+            case "moved":
+                say(f"{name!r} waits for a worker of {queue!r} now.")
             case "restarted":
                 say(f"{resumed.name!r} goes on from its newest checkpoints, or from the start without.")
         if not follow:

@@ -21,7 +21,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
-from durabert.client.pausing import pause, unpause
+from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import RunningPrediction, start_prediction
 from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
 from durabert.client.wording import OTHER_NAME, advice, details, difference, summary
@@ -61,8 +61,8 @@ class Resumed:
 
     name: str
     """The experiment."""
-    how: Literal["unpaused", "restarted", "running"]
-    """It was paused, or had ended, or ran all the time."""
+    how: Literal["unpaused", "moved", "restarted", "running"]
+    """It was paused, or waited for a worker of another queue, or had ended, or ran all the time."""
 
 
 class Client:
@@ -270,7 +270,8 @@ class Client:
 
         Raises:
             RunNotFound: there is none of that name.
-            RunNotUsable: it has completed, or it ended inside an experiment that still runs.
+            RunNotUsable: it has completed, or it ended inside an experiment that still runs, or it is to
+                change its queue while it runs.
         """
         handle, description = await self._experiment(name)
         view = await self.status(name)
@@ -281,16 +282,24 @@ class Client:
                     f"run {name!r} is {targets[0].status}, and its experiment {view.name!r} still runs; "
                     "resume it when that has ended"
                 )
-            if await unpause(self.temporal, handle, name, queue=queue):
-                return Resumed(view.name, "unpaused")
-            return Resumed(view.name, "running")
+            how = await let_go_on(self.temporal, handle, name, queue=queue)
+            if how == "running" and queue is not None:
+                raise RunNotUsable(
+                    f"{name!r} is running; pause it first, then resume it with --queue {queue}"
+                )
+            return Resumed(view.name, how)
         if all(run.status == "completed" for run in targets):
             raise RunNotUsable(
                 f"{name!r} has completed; to train on from it, start a new run: "
                 f"durabert train DATA --name NEW --from {targets[0].run} --epochs MORE"
             )
         spec = spec_of(await handle.fetch_history())
-        await self._start(spec, description.workflow_type, WorkflowIDReusePolicy.ALLOW_DUPLICATE, queue=queue)
+        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+        try:
+            await self._start(spec, description.workflow_type, reuse, queue=queue)
+        except WorkflowAlreadyStartedError:
+            # Somebody else was faster.
+            return Resumed(view.name, "running")
         return Resumed(view.name, "restarted")
 
     async def predict(self, request: InferenceRequest) -> InferenceResult:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from temporalio.api.activity.v1 import ActivityOptions
@@ -25,7 +24,7 @@ from durabert.contract import CREATE_DATASET_SNAPSHOT
 from durabert.errors import EngineUnavailable, RunNotUsable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable
 
     from temporalio.api.workflow.v1 import PendingActivityInfo
     from temporalio.client import Client, WorkflowExecutionDescription, WorkflowHandle
@@ -52,8 +51,7 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
         pending = _of(description, name)
         for one in pending:
             if not one.paused:
-                await _pause(temporal, handle, one.activity_id)
-                asked = True
+                asked |= await _pause(temporal, handle, one.activity_id)
         # Just started, or of runs that go in order the next begins while the one before is asked to pause.
         soon = not pending and name == handle.id and description.status is WorkflowExecutionStatus.RUNNING
         if not asked and (not soon or time.monotonic() > deadline):
@@ -67,9 +65,9 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
 
 
-async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> None:
-    with _server_can_pause():
-        await temporal.workflow_service.pause_activity(
+async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> bool:
+    return await _asked(
+        temporal.workflow_service.pause_activity(
             PauseActivityRequest(
                 namespace=temporal.namespace,
                 execution=_execution(handle),
@@ -78,31 +76,42 @@ async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id
                 reason=REASON,
             )
         )
+    )
 
 
-async def unpause(
+async def let_go_on(
     temporal: Client, handle: WorkflowHandle[Any, Any], name: str, *, queue: str | None
-) -> bool:
-    """Let paused activities go on, on another task queue if one is given; return whether there were any."""
-    paused = [one for one in _of(await handle.describe(), name) if one.paused]
-    for one in paused:
-        if queue is not None:
+) -> Literal["unpaused", "moved", "running"]:
+    """Let paused activities go on; move them, and what waits for a worker, to a queue that is given."""
+    pending = _of(await handle.describe(), name)
+    waiting = [one for one in pending if one.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED]
+    paused = [one for one in pending if one.paused]
+    if queue is not None:
+        for one in [*waiting, *paused]:
             await _move(temporal, handle, one.activity_id, queue)
-        with _server_can_pause():
-            await temporal.workflow_service.unpause_activity(
-                UnpauseActivityRequest(
-                    namespace=temporal.namespace,
-                    execution=_execution(handle),
-                    identity=temporal.identity,
-                    id=one.activity_id,
-                )
+    for one in paused:
+        await _unpause(temporal, handle, one.activity_id)
+    if paused:
+        return "unpaused"
+    return "moved" if waiting and queue is not None else "running"
+
+
+async def _unpause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> None:
+    await _asked(
+        temporal.workflow_service.unpause_activity(
+            UnpauseActivityRequest(
+                namespace=temporal.namespace,
+                execution=_execution(handle),
+                identity=temporal.identity,
+                id=activity_id,
             )
-    return bool(paused)
+        )
+    )
 
 
 async def _move(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str, queue: str) -> None:
-    with _server_can_pause():
-        await temporal.workflow_service.update_activity_options(
+    await _asked(
+        temporal.workflow_service.update_activity_options(
             UpdateActivityOptionsRequest(
                 namespace=temporal.namespace,
                 execution=_execution(handle),
@@ -112,6 +121,7 @@ async def _move(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id:
                 update_mask=FieldMask(paths=["task_queue.name"]),
             )
         )
+    )
 
 
 def _of(description: WorkflowExecutionDescription, name: str) -> list[PendingActivityInfo]:
@@ -127,13 +137,20 @@ def _execution(handle: WorkflowHandle[Any, Any]) -> WorkflowExecution:
     return WorkflowExecution(workflow_id=handle.id)
 
 
-@contextmanager
-def _server_can_pause() -> Iterator[None]:
+async def _asked(call: Awaitable[Any]) -> bool:
+    """Await the server's answer; False if the activity has ended since it was looked up.
+
+    Raises:
+        EngineUnavailable: the server cannot pause.
+    """
     try:
-        yield
+        await call
     except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
         if error.status is RPCStatusCode.UNIMPLEMENTED:
             raise EngineUnavailable(
                 "this Temporal server cannot pause activities; cancel the run and resume it later instead"
             ) from None
         raise
+    return True

@@ -18,6 +18,7 @@ from durabert.specs import (
     FineTuneConfig,
     FineTuneResult,
     Progress,
+    RunOutcome,
     RunStatus,
     Wire,
 )
@@ -197,6 +198,9 @@ def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
             if scheduled.activity_type.name == FINE_TUNE_BERT.name:
                 run_of[event.event_id] = scheduled.activity_id
             continue
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_COMPLETED:
+            _apply_cancel(runs, event)
+            continue
         attributes = _activity_attributes(event)
         run = run_of.get(attributes.scheduled_event_id) if attributes else None
         if run is not None:
@@ -205,6 +209,15 @@ def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
                 # As the workflow sees it: it may have left for a pause, or with its worker.
                 update = {"status": "cancelled"}
             runs[run] = runs[run].model_copy(update=update)
+
+
+def _apply_cancel(runs: dict[str, RunView], event: HistoryEvent) -> None:
+    """Take in how a run was cancelled that no worker had yet: it has no other event."""
+    told = event.workflow_execution_update_completed_event_attributes.outcome
+    for payload in told.success.payloads:
+        outcome = _decode(payload, RunOutcome)
+        if outcome.status == "cancelled" and not runs[outcome.run].ended:
+            runs[outcome.run] = runs[outcome.run].model_copy(update={"status": "cancelled"})
 
 
 def _activity_attributes(event: HistoryEvent) -> Any:
@@ -250,7 +263,7 @@ def _apply_pending(runs: dict[str, RunView], description: WorkflowExecutionDescr
         # A snapshot is taken for all runs.
         of_all = pending.activity_type.name == CREATE_DATASET_SNAPSHOT.name
         for run in list(runs) if of_all else [pending.activity_id]:
-            if run in runs:
+            if run in runs and not runs[run].ended:
                 runs[run] = runs[run].model_copy(update=_pending(pending))
 
 

@@ -117,6 +117,15 @@ class ExperimentSpec(Wire):
             raise ValueError(f"two runs have the name {twice[0]!r}, but each needs its own")
         return self
 
+    @model_validator(mode="after")
+    def _another_parent(self) -> Self:
+        if self.start_from is not None and self.start_from.run.partition(RUN_SEPARATOR)[0] == self.name:
+            raise ValueError(
+                f"start_from is {self.start_from.run!r}, but should be a run of an experiment other than "
+                f"{self.name!r} itself"
+            )
+        return self
+
     def run_names(self) -> list[str]:
         """Return the full name of each run: the experiment's alone if it has one unnamed configuration."""
         if len(self.runs) == 1 and self.runs[0].name is None:

@@ -8,7 +8,6 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import CHECKPOINTED_WORKFLOW, CREATE_DATASET_SNAPSHOT, REPORT_SIGNAL
     from durabert.specs import (
-        ErrorInfo,
         ExperimentProgress,
         ExperimentResult,
         ExperimentSpec,
@@ -17,10 +16,10 @@ with workflow.unsafe.imports_passed_through():
         RunReport,
         SnapshotRequest,
     )
-    from durabert.workflows.experiment import ExperimentRuns, concluded, error_info
+    from durabert.workflows.experiment import ExperimentRuns, error_info
     from durabert.workflows.policies import call
     from durabert.workflows.reports import Reports
-    from durabert.workflows.visibility import progress_table
+    from durabert.workflows.visibility import progress_table, publish_outcomes
 
 
 @workflow.defn(name=CHECKPOINTED_WORKFLOW)
@@ -30,7 +29,6 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
     @workflow.init
     def __init__(self, spec: ExperimentSpec) -> None:
         super().__init__(spec)
-        self._names = spec.run_names()
         self._reports = Reports(self._names)
 
     @workflow.run
@@ -40,6 +38,7 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
         Raises:
             ApplicationError: every run failed; its detail is the ``ExperimentResult``.
         """
+        self.show()
         try:
             snapshot = await call(
                 CREATE_DATASET_SNAPSHOT,
@@ -49,8 +48,9 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
             )
         except ActivityError as error:
             if is_cancelled_exception(error):
+                publish_outcomes([RunOutcome(run=run, status="cancelled") for run in self._names])
                 raise
-            return self._all_failed(spec, error_info(error))
+            return self.failed(error_info(error))
         return await self.train_all(
             [
                 FineTuneRequest(
@@ -90,8 +90,3 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
         """Show runs, steps, checkpoints and attempts in Temporal Web."""
         table = progress_table(self._reports.progress(), self.ended(just_ended))
         workflow.set_current_details(table)
-
-    def _all_failed(self, spec: ExperimentSpec, error: ErrorInfo) -> ExperimentResult:
-        return concluded(
-            spec.name, [RunOutcome(run=run, status="failed", error=error) for run in self._names]
-        )

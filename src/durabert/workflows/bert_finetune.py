@@ -8,6 +8,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW, RUN_BERT_INFERENCE
     from durabert.specs import (
+        ErrorInfo,
         ExperimentResult,
         ExperimentSpec,
         FineTuneRequest,
@@ -36,16 +37,17 @@ class BertFineTuningWorkflow(ExperimentRuns):
             ApplicationError: every run failed; its detail is the ``ExperimentResult``.
         """
         if spec.start_from is not None:
-            raise ApplicationError(
-                "start_from needs checkpoints, which BertFineTuningWorkflow does not make; "
-                "use CheckpointedBertTrainingWorkflow",
-                type="SpecInvalid",
-                non_retryable=True,
+            return self.failed(
+                ErrorInfo(
+                    type="SpecInvalid",
+                    message="start_from needs checkpoints, which BertFineTuningWorkflow does not make; "
+                    "use CheckpointedBertTrainingWorkflow",
+                )
             )
         return await self.train_all(
             [
                 FineTuneRequest(experiment=spec.name, run=run, data=spec.data, config=config)
-                for run, config in zip(spec.run_names(), spec.runs, strict=True)
+                for run, config in zip(self._names, spec.runs, strict=True)
             ]
         )
 
@@ -60,7 +62,7 @@ class BertFineTuningWorkflow(ExperimentRuns):
 
     def show(self, just_ended: RunOutcome | None = None) -> None:
         """Show a table of the runs in Temporal Web."""
-        workflow.set_current_details(run_table(list(self._runs), self.ended(just_ended)))
+        workflow.set_current_details(run_table(self._names, self.ended(just_ended)))
 
 
 @workflow.defn(name=INFERENCE_WORKFLOW)

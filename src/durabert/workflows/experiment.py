@@ -30,7 +30,10 @@ class ExperimentRuns:
     """The runs of one experiment; one that fails does not lose the others' results."""
 
     def __init__(self, spec: ExperimentSpec) -> None:
+        self._name = spec.name
+        self._names = spec.run_names()
         self._runs: dict[str, asyncio.Task[RunOutcome]] = {}
+        self._unwanted: set[str] = set()
         self._turn = asyncio.Semaphore(1) if spec.in_order else None
 
     async def train_all(self, requests: Sequence[FineTuneRequest]) -> ExperimentResult:
@@ -48,18 +51,23 @@ class ExperimentRuns:
             # gather() lets it through when every run has ended.
             publish_outcomes([task.result() for task in self._runs.values()])
             raise
-        return concluded(requests[0].experiment, outcomes)
+        return concluded(self._name, outcomes)
 
     async def cancel(self, run: str) -> RunOutcome:
         """Cancel one run and return how it ended, once its process is gone."""
+        if run not in self._runs:
+            # The experiment is still about what all runs need; this one will not begin.
+            self._unwanted.add(run)
+            self.show()
+            return RunOutcome(run=run, status="cancelled")
         self._runs[run].cancel()
         return await self._runs[run]
 
     def require_open(self, run: str) -> None:
         """Refuse to cancel what is not there or has ended."""
-        if run not in self._runs:
+        if run not in self._names:
             raise ApplicationError(f"this experiment has no run {run!r}", type="RunNotFound")
-        if self._runs[run].done():
+        if run in self._unwanted or (run in self._runs and self._runs[run].done()):
             raise ApplicationError(f"run {run!r} has already ended", type="RunNotUsable")
 
     def show(self, just_ended: RunOutcome | None = None) -> None:
@@ -69,9 +77,29 @@ class ExperimentRuns:
     def ended(self, just_ended: RunOutcome | None) -> list[RunOutcome]:
         """Return how the runs ended that have."""
         ended = [task.result() for task in self._runs.values() if task.done()]
-        return [*ended, *([just_ended] if just_ended else [])]
+        # Told also before there is a task that could return it.
+        never_begun = [RunOutcome(run=run, status="cancelled") for run in self._unwanted]
+        return [*never_begun, *ended, *([just_ended] if just_ended else [])]
+
+    def failed(self, error: ErrorInfo) -> ExperimentResult:
+        """End an experiment before any run has begun.
+
+        Raises:
+            ApplicationError: every run failed; its detail is the ``ExperimentResult``.
+        """
+        return concluded(
+            self._name,
+            [
+                RunOutcome(run=run, status="cancelled")
+                if run in self._unwanted
+                else RunOutcome(run=run, status="failed", error=error)
+                for run in self._names
+            ],
+        )
 
     async def _train(self, request: FineTuneRequest) -> RunOutcome:
+        if request.run in self._unwanted:
+            return RunOutcome(run=request.run, status="cancelled")
         try:
             async with AsyncExitStack() as stack:
                 if self._turn:

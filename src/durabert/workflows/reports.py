@@ -5,7 +5,7 @@ from __future__ import annotations
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.errors import WorkerLost
+    from durabert.errors import UnexpectedError, WorkerLost
     from durabert.specs import AttemptReport, ExperimentProgress, RunProgress, RunReport
 
 MAX_ATTEMPTS = 50
@@ -23,28 +23,31 @@ class Reports:
         known = self._runs.get(report.run)
         if known is None:
             return
-        self._runs[report.run] = known.model_copy(
-            update={
+        if known.attempts and report.attempt < known.attempts[-1].number:
+            # It was taken for dead and has woken: of the run it knows nothing new.
+            update: dict[str, object] = {"attempts": _with_end(known.attempts, report)}
+        else:
+            update = {
                 "step": report.step or known.step,
                 "steps": report.steps or known.steps,
                 "epoch": report.epoch or known.epoch,
                 "loss": known.loss if report.loss is None else report.loss,
                 "checkpoint_step": report.checkpoint_step or known.checkpoint_step,
-                "attempts": _attempts(known.attempts, report),
+                "attempts": _with_newest(known.attempts, report),
             }
-        )
+        self._runs[report.run] = known.model_copy(update=update)
 
     def progress(self) -> ExperimentProgress:
         """Return what is known of every run."""
         return ExperimentProgress(runs=list(self._runs.values()))
 
 
-def _attempts(known: list[AttemptReport], report: RunReport) -> list[AttemptReport]:
+def _with_newest(known: list[AttemptReport], report: RunReport) -> list[AttemptReport]:
     attempt = AttemptReport(
         number=report.attempt,
         worker=report.worker,
         resumed_from=report.resumed_from,
-        ended=report.error,
+        ended=_end(report),
         message=report.message,
     )
     # Whoever is followed by another one without a last word was lost with its worker.
@@ -54,3 +57,17 @@ def _attempts(known: list[AttemptReport], report: RunReport) -> list[AttemptRepo
         if one.number != report.attempt
     ]
     return [*earlier, attempt][-MAX_ATTEMPTS:]
+
+
+def _with_end(known: list[AttemptReport], report: RunReport) -> list[AttemptReport]:
+    end = _end(report)
+    if end is None:
+        return known
+    told = {"ended": end, "message": report.message}
+    return [one.model_copy(update=told) if one.number == report.attempt else one for one in known]
+
+
+def _end(report: RunReport) -> str | None:
+    if report.kind != "ended":
+        return None
+    return report.error or UnexpectedError.__name__

@@ -52,11 +52,19 @@ def run_table(runs: list[str], ended: list[RunOutcome]) -> str:
 def _row(run: str, outcome: RunOutcome | None) -> str:
     if outcome is None:
         return f"| {run} | open | | |"
-    if outcome.result is None:
-        return f"| {run} | {outcome.status} | {outcome.error.message if outcome.error else ''} | |"
-    result = outcome.result
-    score = f"{result.metric} {result.metrics[result.metric]:.4f}"
-    return f"| {run} | {outcome.status} | {score} | {result.directory} |"
+    where = _cell(outcome.result.directory) if outcome.result is not None else ""
+    return f"| {run} | {outcome.status} | {_came_to(outcome)} | {where} |"
+
+
+def _came_to(outcome: RunOutcome) -> str:
+    if outcome.result is not None:
+        return f"{outcome.result.metric} {outcome.result.metrics[outcome.result.metric]:.4f}"
+    return _cell(outcome.error.message) if outcome.error else ""
+
+
+def _cell(text: str) -> str:
+    # Either would end the cell of a table in Markdown.
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 SHOWN_ATTEMPTS: Final = 5
@@ -74,15 +82,18 @@ def _progress_row(run: RunProgress, outcome: RunOutcome | None) -> str:
     step = f"{run.step} of {run.steps}" if run.steps else ""
     loss = "" if run.loss is None else f"{run.loss:.4f}"
     checkpoint = "" if run.checkpoint_step is None else f"step {run.checkpoint_step}"
-    attempts = "; ".join(_attempt(attempt) for attempt in run.attempts[-SHOWN_ATTEMPTS:])
     status, what = "open", ""
     if outcome is not None:
         status, what = outcome.status, outcome.error.message if outcome.error else ""
         if outcome.result is not None:
-            what = f"{outcome.result.metric} {outcome.result.metrics[outcome.result.metric]:.4f}"
+            result = outcome.result
+            # What was reported is older than the end.
+            step, loss, checkpoint = f"{result.steps}", f"{result.train_loss:.4f}", f"step {result.steps}"
+            what = f"{result.metric} {result.metrics[result.metric]:.4f}, {result.directory}"
+    attempts = "; ".join(_attempt(attempt, status) for attempt in run.attempts[-SHOWN_ATTEMPTS:])
     return f"| {run.run} | {status} | {step} | {loss} | {checkpoint} | {attempts} | {what} |"
 
 
-def _attempt(attempt: AttemptReport) -> str:
+def _attempt(attempt: AttemptReport, status: str) -> str:
     start = "" if attempt.resumed_from is None else f" from step {attempt.resumed_from}"
-    return f"{attempt.number}{start}: {attempt.ended or 'goes on'}"
+    return f"{attempt.number}{start}: {attempt.ended or ('goes on' if status == 'open' else status)}"
