@@ -64,7 +64,7 @@ async def test_a_store_that_is_gone_for_a_minute_costs_no_step(
     assert len(view.runs[0].result.attempt_log) == 1
 
 
-@pytest.mark.parametrize("mode", ["errors", "slow", "refusing"])
+@pytest.mark.parametrize("mode", ["errors", "slow", "refusing", "losing"])
 async def test_a_store_that_fails_for_a_while_costs_no_step(
     client,
     start_worker,

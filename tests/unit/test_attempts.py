@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from durabert.errors import ArtifactDamaged, AttemptSuperseded, CheckpointNotUsable, NameInUse
+from durabert.errors import (
+    ArtifactDamaged,
+    AttemptSuperseded,
+    CheckpointNotUsable,
+    NameInUse,
+    StoreUnavailable,
+)
 from durabert.specs import CheckpointPolicy
 from durabert.store.attempts import Attempt, attempts_of
 from durabert.store.checkpoints import CURVE_FILE, RunCheckpoints
@@ -205,3 +211,28 @@ def test_an_entry_that_names_no_digest_is_refused(objects):
 
     with pytest.raises(ArtifactDamaged, match="is no checkpoint"):
         RunCheckpoints(objects, "run").kept(RunCheckpoints(objects, "run").journal.read())
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_commit_whose_answer_is_lost_is_settled_by_the_next_one(objects, monkeypatch, arrived):
+    attempt = begin(objects)
+    commit(attempt, 10)
+    create, lost = objects.create, []
+
+    def losing(path, data):
+        if not lost:
+            lost.append(path)
+            if arrived:
+                create(path, data)
+            raise StoreUnavailable("no answer")
+        create(path, data)
+
+    monkeypatch.setattr(objects, "create", losing)
+    with pytest.raises(StoreUnavailable):
+        commit(attempt, 20)
+    commit(attempt, 30)
+
+    record = RunCheckpoints(objects, "run").journal.read()
+    assert [entry.body["step"] for entry in record.of_kind("checkpoint")] == [10, 20, 30]
+    assert record.damages == []
+    assert begin(objects, attempt=2).resumed.step == 30

@@ -142,8 +142,12 @@ def curve(checkpoints: RunCheckpoints, record: Record, last: Checkpoint) -> list
         ArtifactDamaged: a piece is missing or damaged.
     """
     points: list[Point] = []
+    done = 0
     for checkpoint in checkpoints.line(record, last):
-        points += from_parquet(checkpoints.read(checkpoint, names=[CURVE_FILE])[CURVE_FILE])
+        piece = from_parquet(checkpoints.read(checkpoint, names=[CURVE_FILE])[CURVE_FILE])
+        # Whose commit was not answered comes with the piece of the next one, too.
+        points += [point for point in piece if point.step > done]
+        done = checkpoint.step
     return points
 
 

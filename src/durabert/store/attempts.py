@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from durabert.errors import AttemptSuperseded, NameInUse
+from durabert.errors import AttemptSuperseded, NameInUse, StoreUnavailable
 from durabert.faults import reach
 from durabert.specs import AttemptRecord, CheckpointPolicy
 from durabert.store.checkpoints import CURVE_FILE, Checkpoint, PassedOver, RunCheckpoints, state_sha256
@@ -33,6 +34,8 @@ class Attempt:
     _tip: Entry
     _kept: list[Checkpoint]
     _held: set[str] = field(default_factory=set)
+    _unsure: tuple[str, Mapping[str, Any], Callable[[], None]] | None = None
+    """An entry that the store did not answer to: it may be there or not."""
 
     @classmethod
     def begin(
@@ -67,48 +70,34 @@ class Attempt:
         started = record.of_kind("started")
         _require_turn(run, started, record, identity=identity, execution=execution, attempt=temporal_attempt)
         number = max((entry.attempt for entry in record.entries), default=0) + 1
-        worker = f"{os.getpid()}@{socket.gethostname()}"
-        body = {
-            "identity": identity,
-            "execution": execution,
-            "temporal_attempt": temporal_attempt,
-            "worker": worker,
-            "environment": dict(environment),
-        }
         claim = checkpoints.journal.append(
             record.next_number,
             "started",
             attempt=number,
             previous=record.entries[-1].sha256 if record.entries else None,
-            body=body,
+            body={
+                "identity": identity,
+                "execution": execution,
+                "temporal_attempt": temporal_attempt,
+                "worker": f"{os.getpid()}@{socket.gethostname()}",
+                "environment": dict(environment),
+            },
         )
         found, files, passed = checkpoints.newest(record, identity=identity)
         lost = {one.number for one in passed}
         all_kept = checkpoints.kept(record)
         kept = [one for one in all_kept if one.number not in lost and one.identity == identity]
-        resumed_body = {
-            "from": None if found is None else found.number,
-            "step": None if found is None else found.step,
-            "dropped": [one.number for one in all_kept if one not in kept],
-            "passed_over": [{"step": one.step, "number": one.number, "reason": one.reason} for one in passed],
-        }
         tip = checkpoints.journal.append(
-            claim.number + 1, "resumed", attempt=number, previous=claim.sha256, body=resumed_body
+            claim.number + 1,
+            "resumed",
+            attempt=number,
+            previous=claim.sha256,
+            body=_resumed(found, passed, dropped=[one for one in all_kept if one not in kept]),
         )
         record = Record([*record.entries, claim, tip], record.damages, tip.number + 1)
-        return cls(
-            checkpoints,
-            number,
-            identity,
-            policy,
-            found,
-            files,
-            passed,
-            attempts_of(record, identity=identity),
-            tip,
-            kept,
-            {ref.sha256 for ref in found.files} if found else set(),
-        )
+        log = attempts_of(record, identity=identity)
+        held = {ref.sha256 for ref in found.files} if found else set()
+        return cls(checkpoints, number, identity, policy, found, files, passed, log, tip, kept, held)
 
     def commit(self, *, step: int, best_epoch: int | None, files: Iterable[tuple[str, bytes]]) -> Checkpoint:
         """Write a checkpoint: its files first, then the entry that makes it one; then drop old ones.
@@ -117,6 +106,8 @@ class Attempt:
             AttemptSuperseded: a later attempt has taken over; nothing was committed.
             StoreUnavailable: the store does not answer; nothing was committed.
         """
+        # Before anything is said of what is kept: an entry whose answer was lost may be there.
+        self._settle()
         refs = [self.checkpoints.write(name, data, held=self._held) for name, data in files]
         base = self._kept[-1] if self._kept else None
         draft = Checkpoint(
@@ -133,26 +124,18 @@ class Attempt:
         kept = self._to_keep([*self._kept, draft])
         dropped = [one for one in self._kept if one not in kept]
         reach("checkpoint.commit")
-        self._append(
-            "checkpoint",
-            {
-                "ordinal": draft.ordinal,
-                "step": step,
-                "base": draft.base,
-                "best_epoch": best_epoch,
-                "state_sha256": draft.state_sha256,
-                "identity": self.identity,
-                "dropped": [one.number for one in dropped],
-                "files": [{"name": ref.name, "sha256": ref.sha256, "size": ref.size} for ref in refs],
-            },
-        )
+        self._append("checkpoint", _body(draft, dropped), then=lambda: self._keep(kept, dropped))
         reach("checkpoint.committed")
+        return draft
+
+    def _keep(self, kept: list[Checkpoint], dropped: Sequence[Checkpoint]) -> None:
         self._kept = kept
         needed = {ref.sha256 for one in kept for ref in one.files}
         gone = {ref.sha256 for one in dropped for ref in one.files if ref.name != CURVE_FILE} - needed
         self._held -= gone
-        self.checkpoints.delete(gone)
-        return draft
+        # What cannot be deleted now is garbage, which 'durabert store gc' finds.
+        with contextlib.suppress(StoreUnavailable):
+            self.checkpoints.delete(gone)
 
     @property
     def state_sha256(self) -> str | None:
@@ -171,10 +154,21 @@ class Attempt:
         """Return the messages of the attempts before that ended with that error."""
         return [one.message or "" for one in self.log[:-1] if one.ended == error]
 
-    def _append(self, kind: str, body: Mapping[str, Any]) -> None:
+    def _append(self, kind: str, body: Mapping[str, Any], *, then: Callable[[], None] = lambda: None) -> None:
+        self._settle()
+        self._unsure = (kind, body, then)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Add the entry of which it is not known whether it was added."""
+        if self._unsure is None:
+            return
+        kind, body, then = self._unsure
         self._tip = self.checkpoints.journal.append(
             self._tip.number + 1, kind, attempt=self.number, previous=self._tip.sha256, body=body
         )
+        self._unsure = None
+        then()
 
     def _to_keep(self, candidates: Sequence[Checkpoint]) -> list[Checkpoint]:
         best = max((one.best_epoch or 0 for one in candidates), default=0)
@@ -187,6 +181,30 @@ class Attempt:
             or one is first_with_best
             or (every is not None and one.ordinal % every == 0)
         ]
+
+
+def _resumed(
+    found: Checkpoint | None, passed: Sequence[PassedOver], *, dropped: Sequence[Checkpoint]
+) -> dict[str, Any]:
+    return {
+        "from": None if found is None else found.number,
+        "step": None if found is None else found.step,
+        "dropped": [one.number for one in dropped],
+        "passed_over": [{"step": one.step, "number": one.number, "reason": one.reason} for one in passed],
+    }
+
+
+def _body(checkpoint: Checkpoint, dropped: Sequence[Checkpoint]) -> dict[str, Any]:
+    return {
+        "ordinal": checkpoint.ordinal,
+        "step": checkpoint.step,
+        "base": checkpoint.base,
+        "best_epoch": checkpoint.best_epoch,
+        "state_sha256": checkpoint.state_sha256,
+        "identity": checkpoint.identity,
+        "dropped": [one.number for one in dropped],
+        "files": [{"name": ref.name, "sha256": ref.sha256, "size": ref.size} for ref in checkpoint.files],
+    }
 
 
 def _require_turn(
