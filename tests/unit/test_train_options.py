@@ -64,6 +64,12 @@ def test_checkpoints_that_are_no_table_are_refused(reviews, tmp_path):
             made(reviews, toml=toml, **options)
 
 
+@pytest.mark.parametrize("text", ["films", "films@3", "films.2"])
+def test_a_run_does_not_begin_from_its_own_experiment(reviews, text):
+    with pytest.raises(SpecInvalid, match="other than 'films' itself"):
+        made(reviews, start_from=text)
+
+
 @pytest.mark.parametrize(
     ("text", "error"), [("../etc", NameInvalid), ("other@", SpecInvalid), ("other@-1", SpecInvalid)]
 )

@@ -77,7 +77,7 @@ class FakeActivities:
     requests: list[FineTuneRequest] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
-    """What a stubborn run waits for when it is told to go."""
+    """What a stubborn run waits for when it is told to go, and a held snapshot before it is taken."""
 
     @activity.defn(name=FINE_TUNE_BERT.name)
     async def fine_tune_bert(self, request: FineTuneRequest) -> FineTuneResult:
@@ -98,6 +98,8 @@ class FakeActivities:
         activity.heartbeat(Progress(phase="training", step=3, steps=10, epoch=1, epochs=3, loss=0.5))
         if request.config.model == "missing":
             raise ApplicationError("no such model", type="ModelNotFound", non_retryable=True)
+        if request.config.model == "odd":
+            raise ApplicationError("a sentence with | and a\nline", type="DataInvalid", non_retryable=True)
         if request.config.model == "flaky" and activity.info().attempt == 1:
             raise ApplicationError("killed", type="ProcessKilled")
         if request.config.model == "lingering":
@@ -124,10 +126,15 @@ class FakeActivities:
 
     @activity.defn(name=CREATE_DATASET_SNAPSHOT.name)
     async def create_dataset_snapshot(self, request: SnapshotRequest) -> SnapshotResult:
-        if request.data.source == "missing.csv":
+        source = request.data.source
+        if source == "missing.csv":
             raise ApplicationError("there is no missing.csv", type="DataNotFound", non_retryable=True)
         self.snapshots += 1
-        while request.data.source == "endless.csv":
+        if source.startswith("held"):
+            await self.may_leave.wait()
+        if source == "held-missing.csv":
+            raise ApplicationError("it is gone", type="DataNotFound", non_retryable=True)
+        while source == "endless.csv":
             activity.heartbeat(Progress(phase="taking a snapshot", step=7))
             await asyncio.sleep(0.05)
         return SnapshotResult(

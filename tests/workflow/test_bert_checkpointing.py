@@ -9,7 +9,7 @@ from temporalio.client import WorkflowFailureError
 
 from durabert.activities.reporting import intervals
 from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, REPORT_SIGNAL
-from durabert.errors import NameInUse, SpecInvalid
+from durabert.errors import NameInUse, RunNotUsable, SpecInvalid
 from durabert.specs import (
     CheckpointPolicy,
     CheckpointRef,
@@ -20,6 +20,7 @@ from durabert.specs import (
     RunReport,
 )
 from durabert.workflows.reports import MAX_ATTEMPTS
+from durabert.workflows.visibility import STATUS
 from tests.real import until
 from tests.workflow.conftest import serving
 
@@ -46,6 +47,18 @@ async def told(bench, name: str, **fields) -> ExperimentProgress:
     report = {"run": name, "kind": "progress", "attempt": 1, "worker": "1@host", "steps": 100, **fields}
     await handle.signal(REPORT_SIGNAL, RunReport(**report))
     return await handle.query("progress", result_type=ExperimentProgress)
+
+
+async def taking_a_snapshot(bench) -> None:
+    async def begun():
+        return bench.activities.snapshots == 1
+
+    await until(begun, seconds=20, what="the snapshot is taken")
+
+
+async def status_attribute(bench, name: str) -> str | None:
+    description = await bench.client.temporal.get_workflow_handle(name).describe()
+    return description.typed_search_attributes[STATUS]
 
 
 async def test_it_is_the_default_pattern(bench, unique):
@@ -96,6 +109,43 @@ async def test_a_snapshot_is_shown_while_it_is_taken_and_can_be_cancelled(bench,
 
     assert [run.status for run in view.runs] == ["cancelled", "cancelled"]
     assert bench.activities.requests == []
+    await bench.replay(unique)
+
+
+async def test_an_experiment_that_is_cancelled_at_its_snapshot_is_found_as_cancelled(bench, unique):
+    await bench.client.start(experiment(unique, "minilm", source="endless.csv"))
+    await taking_a_snapshot(bench)
+
+    await bench.client.cancel(unique)
+
+    assert await status_attribute(bench, unique) == "cancelled"
+
+
+async def test_a_run_that_is_cancelled_before_it_begins_is_not_trained(bench, unique):
+    await bench.client.start(experiment(unique, "minilm", "minilm", source="held.csv"))
+    await taking_a_snapshot(bench)
+
+    before = await bench.client.cancel(f"{unique}.1")
+    with pytest.raises(RunNotUsable, match="already ended: cancelled"):
+        await bench.client.cancel(f"{unique}.1")
+    bench.activities.may_leave.set()
+    after = await bench.client.wait(unique)
+
+    assert [run.status for run in before.runs] == ["cancelled", "running"]
+    assert [run.status for run in after.runs] == ["cancelled", "completed"]
+    assert bench.activities.started == [f"{unique}.2"]
+    await bench.replay(unique)
+
+
+async def test_a_run_that_was_cancelled_has_not_failed_with_the_snapshot(bench, unique):
+    await bench.client.start(experiment(unique, "minilm", "minilm", source="held-missing.csv"))
+    await taking_a_snapshot(bench)
+    await bench.client.cancel(f"{unique}.1")
+    bench.activities.may_leave.set()
+
+    view = await bench.client.wait(unique)
+
+    assert [run.status for run in view.runs] == ["cancelled", "failed"]
     await bench.replay(unique)
 
 
@@ -154,6 +204,34 @@ async def test_temporal_web_shows_a_table_of_it(bench, unique):
     await bench.client.cancel(unique)
 
 
+async def test_the_table_says_what_the_last_attempt_came_to(bench, unique):
+    await bench.client.start(experiment(unique, "minilm", "odd"))
+    await told(bench, unique, run=f"{unique}.1", kind="started", step=9)
+    await told(bench, unique, run=f"{unique}.2", kind="started", step=9)
+    await bench.client.wait(unique)
+
+    handle = bench.client.temporal.get_workflow_handle(unique)
+    table = str(await handle.query("__temporal_workflow_metadata"))
+    assert f"| {unique}.1 | completed | 10 | 0.2500 | step 10 | 1: completed | accuracy 0.7500, " in table
+    assert r"| 1: failed | a sentence with \\| and a line |" in table
+
+
+async def test_an_attempt_that_wakes_late_tells_only_of_its_own_end(bench, unique):
+    await bench.client.start(experiment(unique, "endless"))
+    await running(bench)
+    await told(bench, unique, kind="started", attempt=1, step=5, checkpoint_step=4)
+    await told(bench, unique, kind="started", attempt=2, step=50, checkpoint_step=40, loss=0.1)
+
+    await told(bench, unique, kind="progress", attempt=1, step=6, checkpoint_step=4, loss=0.9)
+    end = {"error": "AttemptSuperseded", "message": "another one has it"}
+    progress = await told(bench, unique, kind="ended", attempt=1, step=6, loss=0.9, **end)
+
+    [run] = progress.runs
+    assert (run.step, run.loss, run.checkpoint_step) == (50, 0.1, 40)
+    assert [(one.number, one.ended) for one in run.attempts] == [(1, "AttemptSuperseded"), (2, None)]
+    await bench.client.cancel(unique)
+
+
 async def test_it_remembers_the_newest_50_attempts(bench, unique):
     await bench.client.start(experiment(unique, "endless"))
     await running(bench)
@@ -194,6 +272,8 @@ async def test_the_baseline_refuses_to_begin_from_a_checkpoint(bench, unique):
 
     assert caught.value.cause.type == "SpecInvalid"
     assert "start_from needs checkpoints" in caught.value.cause.message
+    assert (await bench.client.status(unique)).runs[0].error.message == caught.value.cause.message
+    assert await status_attribute(bench, unique) == "failed"
     assert bench.activities.requests == []
     await bench.replay(unique)
 

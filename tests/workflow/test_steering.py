@@ -7,11 +7,13 @@ import uuid
 
 import pytest
 from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
 
 from durabert.client import Client
 from durabert.client.pausing import pause
 from durabert.connection import TaskQueues
 from durabert.errors import EngineUnavailable, RunNotFound, RunNotUsable
+from durabert.workflows import WORKFLOWS
 from tests.real import until
 from tests.workflow.conftest import serving
 from tests.workflow.test_bert_checkpointing import experiment, running
@@ -142,6 +144,32 @@ async def test_a_snapshot_is_paused_for_all_runs(bench, unique):
     await bench.client.cancel(unique)
 
 
+async def test_a_run_is_paused_whose_snapshot_was_taken_meanwhile(bench, unique, monkeypatch):
+    await bench.client.start(experiment(unique, "endless", "endless", source="held.csv"))
+    service = bench.client.temporal.workflow_service
+    ask = service.pause_activity
+    asked = []
+
+    async def too_late(request):
+        asked.append(request.id)
+        if request.id == "snapshot":
+            bench.activities.may_leave.set()
+            await running(bench, 2)
+        return await ask(request)
+
+    async def begun():
+        return bench.activities.snapshots == 1
+
+    await until(begun, seconds=20, what="the snapshot is taken")
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "pause_activity", too_late)
+        view = await bench.client.pause(f"{unique}.1")
+    await bench.client.cancel(unique)
+
+    assert asked == ["snapshot", f"{unique}.1"]
+    assert [run.status for run in view.runs] == ["paused", "running"]
+
+
 async def test_what_is_paused_or_has_ended_is_not_paused(bench, unique):
     await bench.client.start(experiment(unique, "endless"))
     await running(bench)
@@ -184,6 +212,48 @@ async def test_a_paused_run_goes_on_on_another_queue(bench, temporal, unique):
 
     assert there.activities.queues == [other]
     assert bench.activities.queues == [unique]
+
+
+async def test_a_run_that_waits_for_a_worker_is_moved_to_another_queue(temporal, unique):
+    without_activities = Worker(temporal, task_queue=unique, workflows=WORKFLOWS)
+    client = Client(temporal, queues=TaskQueues(train=unique, inference=unique))
+    other = f"{unique}-other"
+
+    async with without_activities, serving(temporal, other) as there:
+        await client.start(experiment(unique, "minilm"), pattern="bert_finetune")
+
+        async def pending():
+            description = await temporal.get_workflow_handle(unique).describe()
+            return list(description.raw_description.pending_activities)
+
+        await until(pending, seconds=20, what="the run waits")
+        resumed = await client.resume(unique, queue=other)
+        view = await client.wait(unique)
+
+    assert (resumed.how, view.status, there.activities.queues) == ("moved", "completed", [other])
+
+
+async def test_a_run_that_trains_is_not_moved_before_it_is_paused(bench, unique):
+    await bench.client.start(experiment(unique, "endless"))
+    await running(bench)
+
+    with pytest.raises(RunNotUsable, match="pause it first, then resume it with --queue other"):
+        await bench.client.resume(unique, queue="other")
+    await bench.client.cancel(unique)
+
+
+async def test_of_two_that_resume_a_run_one_starts_it(bench, unique):
+    await bench.client.start(experiment(unique, "endless"))
+    await running(bench)
+    await bench.client.cancel(unique)
+    first, second = bench.client, Client(bench.client.temporal, queues=bench.client.queues)
+
+    both = await asyncio.gather(first.resume(unique), second.resume(unique))
+    await running(bench)
+    await bench.client.cancel(unique)
+
+    assert {resumed.how for resumed in both} == {"restarted", "running"}
+    assert len(bench.activities.started) == 2
 
 
 async def test_a_cancelled_run_is_started_anew_with_its_spec(bench, unique):

@@ -45,24 +45,32 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
         RunNotUsable: none is open.
         EngineUnavailable: the server cannot pause.
     """
-    asked, deadline = False, time.monotonic() + BEGIN_LIMIT.total_seconds()
+    asked, deadline = False, _deadline()
+    # An experiment that was just started, the next of runs that go in order, or a run after the snapshot.
+    may_begin = name == handle.id
     while True:
         description = await handle.describe()
         pending = _of(description, name)
-        for one in pending:
-            if not one.paused:
-                asked |= await _pause(temporal, handle, one.activity_id)
-        # Just started, or of runs that go in order the next begins while the one before is asked to pause.
-        soon = not pending and name == handle.id and description.status is WorkflowExecutionStatus.RUNNING
-        if not asked and (not soon or time.monotonic() > deadline):
-            raise RunNotUsable(
-                f"{name!r} has nothing to pause: it has ended, waits for its turn, or is paused already"
-            )
-        if not soon and all(
-            one.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED for one in pending
-        ):
-            return
+        if pending:
+            deadline = _deadline()
+            may_begin |= any(one.activity_type.name == CREATE_DATASET_SNAPSHOT.name for one in pending)
+        answers = [await _pause(temporal, handle, one.activity_id) for one in pending if not one.paused]
+        asked |= any(answers)
+        running = description.status is WorkflowExecutionStatus.RUNNING
+        soon = not pending and may_begin and running and time.monotonic() < deadline
+        if all(answers) and not soon:
+            if not asked:
+                raise RunNotUsable(
+                    f"{name!r} has nothing to pause: it has ended, waits for its turn, has not begun, "
+                    "or is paused already"
+                )
+            if all(one.state == PendingActivityState.PENDING_ACTIVITY_STATE_PAUSED for one in pending):
+                return
         await asyncio.sleep(POLL_INTERVAL.total_seconds())
+
+
+def _deadline() -> float:
+    return time.monotonic() + BEGIN_LIMIT.total_seconds()
 
 
 async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> bool:

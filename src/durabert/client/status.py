@@ -14,6 +14,7 @@ from durabert.errors import WorkerLost
 from durabert.specs import (
     AttemptRecord,
     ErrorInfo,
+    ExperimentResult,
     ExperimentSpec,
     FineTuneConfig,
     FineTuneResult,
@@ -303,8 +304,12 @@ def _closed(view: RunView, status: WorkflowExecutionStatus | None, last: History
     if status == WorkflowExecutionStatus.TERMINATED:
         error = ErrorInfo(type="RunCancelled", message="the workflow was terminated")
     elif status == WorkflowExecutionStatus.COMPLETED:
-        # It ended without an event of its own: cancelled before a worker had it.
-        return view.model_copy(update={"status": "cancelled"})
+        # It ended without an event of its own: cancelled before a worker had it, or without a snapshot.
+        result = _decode(
+            last.workflow_execution_completed_event_attributes.result.payloads[0], ExperimentResult
+        )
+        [outcome] = [one for one in result.outcomes if one.run == view.run]
+        return view.model_copy(update={"status": outcome.status, "error": outcome.error})
     elif status == WorkflowExecutionStatus.FAILED:
         # Before any run began: there is no snapshot, or the spec was refused.
         error = _error(last.workflow_execution_failed_event_attributes.failure)

@@ -84,12 +84,12 @@ def _progress_row(run: RunProgress, outcome: RunOutcome | None) -> str:
     checkpoint = "" if run.checkpoint_step is None else f"step {run.checkpoint_step}"
     status, what = "open", ""
     if outcome is not None:
-        status, what = outcome.status, outcome.error.message if outcome.error else ""
+        status, what = outcome.status, _came_to(outcome)
         if outcome.result is not None:
             result = outcome.result
             # What was reported is older than the end.
             step, loss, checkpoint = f"{result.steps}", f"{result.train_loss:.4f}", f"step {result.steps}"
-            what = f"{result.metric} {result.metrics[result.metric]:.4f}, {result.directory}"
+            what = f"{what}, {_cell(result.directory)}"
     attempts = "; ".join(_attempt(attempt, status) for attempt in run.attempts[-SHOWN_ATTEMPTS:])
     return f"| {run.run} | {status} | {step} | {loss} | {checkpoint} | {attempts} | {what} |"
 
