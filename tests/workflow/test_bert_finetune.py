@@ -1,13 +1,14 @@
-"""What ``BertFineTuningWorkflow`` decides, on a real server."""
+"""What both patterns decide, and what a client tells of them, on a real server."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 
-from durabert.contract import FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW
+from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW, PATTERNS
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
 from durabert.workflows.visibility import STATUS
@@ -23,137 +24,145 @@ def experiment(name: str, *models: str, **fields) -> ExperimentSpec:
     )
 
 
-async def test_every_run_of_an_experiment_is_trained(bench, unique):
-    await bench.client.start(experiment(unique, "minilm", "minilm"))
+@pytest.fixture(params=PATTERNS)
+def either(request, bench, monkeypatch):
+    """The bench, on which experiments of one pattern are started."""
+    of_pattern = functools.partial(bench.client.start, pattern=request.param)
+    monkeypatch.setattr(bench.client, "start", of_pattern)
+    return bench
 
-    view = await bench.client.wait(unique)
+
+async def test_every_run_of_an_experiment_is_trained(either, unique):
+    await either.client.start(experiment(unique, "minilm", "minilm"))
+
+    view = await either.client.wait(unique)
 
     assert view.status == "completed"
     assert [run.run for run in view.runs] == [f"{unique}.1", f"{unique}.2"]
     assert all(run.result.metrics == {"accuracy": 0.75} for run in view.runs)
-    await bench.replay(unique)
+    await either.replay(unique)
 
 
-async def test_a_single_run_has_the_name_of_its_experiment(bench, unique):
-    await bench.client.start(experiment(unique, "minilm"))
+async def test_a_single_run_has_the_name_of_its_experiment(either, unique):
+    await either.client.start(experiment(unique, "minilm"))
 
-    view = await bench.client.wait(unique)
+    view = await either.client.wait(unique)
 
     assert [run.run for run in view.runs] == [unique]
 
 
-async def test_one_run_stays_below_60_events(bench, unique):
-    await bench.client.start(experiment(unique, "minilm"))
+async def test_one_run_stays_below_60_events(either, unique):
+    await either.client.start(experiment(unique, "minilm"))
 
-    view = await bench.client.wait(unique)
+    view = await either.client.wait(unique)
 
     assert view.num_events < 60
 
 
-async def test_a_failed_run_does_not_lose_the_others(bench, unique):
-    await bench.client.start(experiment(unique, "minilm", "missing", "minilm"))
+async def test_a_failed_run_does_not_lose_the_others(either, unique):
+    await either.client.start(experiment(unique, "minilm", "missing", "minilm"))
 
-    view = await bench.client.wait(unique)
+    view = await either.client.wait(unique)
 
     assert [run.status for run in view.runs] == ["completed", "failed", "completed"]
     assert view.status == "partial"
     assert view.runs[1].error.type == "ModelNotFound"
     assert view.runs[1].error.message == "no such model"
-    assert bench.activities.attempts[f"{unique}.2"] == 1
-    await bench.replay(unique)
+    assert either.activities.attempts[f"{unique}.2"] == 1
+    await either.replay(unique)
 
 
-async def test_an_experiment_whose_runs_all_failed_is_failed(bench, unique):
-    await bench.client.start(experiment(unique, "missing", "missing"))
+async def test_an_experiment_whose_runs_all_failed_is_failed(either, unique):
+    await either.client.start(experiment(unique, "missing", "missing"))
 
     with pytest.raises(WorkflowFailureError, match="Workflow execution failed") as caught:
-        await bench.client.temporal.get_workflow_handle(unique).result()
+        await either.client.temporal.get_workflow_handle(unique).result()
 
     assert caught.value.cause.type == "ModelNotFound"
-    assert (await bench.client.status(unique)).status == "failed"
-    await bench.replay(unique)
+    assert (await either.client.status(unique)).status == "failed"
+    await either.replay(unique)
 
 
-async def test_infrastructure_errors_are_retried_and_told(bench, unique):
-    await bench.client.start(experiment(unique, "flaky"))
+async def test_infrastructure_errors_are_retried_and_told(either, unique):
+    await either.client.start(experiment(unique, "flaky"))
 
-    view = await bench.client.wait(unique)
+    view = await either.client.wait(unique)
 
     assert view.runs[0].status == "completed"
     assert view.runs[0].attempts == 2
     assert view.runs[0].last_error.type == "ProcessKilled"
-    await bench.replay(unique)
+    await either.replay(unique)
 
 
-async def test_runs_go_side_by_side(bench, unique):
+async def test_runs_go_side_by_side(either, unique):
     spec = experiment(unique, "endless", "endless")
-    await bench.client.start(spec)
+    await either.client.start(spec)
 
     async def both():
-        return bench.activities.running == 2
+        return either.activities.running == 2
 
     await until(both, seconds=20, what="both runs go")
-    await bench.client.cancel(unique)
+    await either.client.cancel(unique)
 
-    assert bench.activities.most_running == 2
-
-
-async def test_runs_go_one_after_the_other_on_request(bench, unique):
-    await bench.client.start(experiment(unique, "lingering", "lingering", "lingering", in_order=True))
-
-    await bench.client.wait(unique)
-
-    assert bench.activities.most_running == 1
-    assert bench.activities.started == [f"{unique}.{number}" for number in (1, 2, 3)]
-    await bench.replay(unique)
+    assert either.activities.most_running == 2
 
 
-async def test_cancel_returns_when_the_activity_has_ended(bench, unique):
-    await bench.client.start(experiment(unique, "endless"))
+async def test_runs_go_one_after_the_other_on_request(either, unique):
+    await either.client.start(experiment(unique, "lingering", "lingering", "lingering", in_order=True))
+
+    await either.client.wait(unique)
+
+    assert either.activities.most_running == 1
+    assert either.activities.started == [f"{unique}.{number}" for number in (1, 2, 3)]
+    await either.replay(unique)
+
+
+async def test_cancel_returns_when_the_activity_has_ended(either, unique):
+    await either.client.start(experiment(unique, "endless"))
 
     async def running():
-        return bench.activities.running == 1
+        return either.activities.running == 1
 
     await until(running, seconds=20, what="the run goes")
-    view = await bench.client.cancel(unique)
+    view = await either.client.cancel(unique)
 
-    description = await bench.client.temporal.get_workflow_handle(unique).describe()
+    description = await either.client.temporal.get_workflow_handle(unique).describe()
     assert view.status == "cancelled"
     assert description.status is WorkflowExecutionStatus.CANCELED
     assert description.typed_search_attributes[STATUS] == "cancelled"
-    assert bench.activities.ended == [unique]
-    await bench.replay(unique)
+    assert either.activities.ended == [unique]
+    await either.replay(unique)
 
 
-async def test_one_run_can_be_cancelled_alone(bench, unique):
-    await bench.client.start(experiment(unique, "endless", "endless"))
+async def test_one_run_can_be_cancelled_alone(either, unique):
+    await either.client.start(experiment(unique, "endless", "endless"))
 
     async def both():
-        return bench.activities.running == 2
+        return either.activities.running == 2
 
     await until(both, seconds=20, what="both runs go")
-    view = await bench.client.cancel(f"{unique}.1")
+    view = await either.client.cancel(f"{unique}.1")
 
     assert [run.status for run in view.runs] == ["cancelled", "running"]
-    assert bench.activities.running == 1
-    view = await bench.client.cancel(unique)
+    assert either.activities.running == 1
+    view = await either.client.cancel(unique)
     assert {run.status for run in view.runs} == {"cancelled"}
-    await bench.replay(unique)
+    await either.replay(unique)
 
 
-async def test_a_run_that_waits_for_its_turn_can_be_cancelled(bench, unique):
-    await bench.client.start(experiment(unique, "endless", "minilm", in_order=True))
+async def test_a_run_that_waits_for_its_turn_can_be_cancelled(either, unique):
+    await either.client.start(experiment(unique, "endless", "minilm", in_order=True))
 
     async def running():
-        return bench.activities.running == 1
+        return either.activities.running == 1
 
     await until(running, seconds=20, what="the run goes")
-    view = await bench.client.cancel(f"{unique}.2")
-    await bench.client.cancel(unique)
+    view = await either.client.cancel(f"{unique}.2")
+    await either.client.cancel(unique)
 
-    assert view.runs[0].status == "running"
-    assert bench.activities.started == [f"{unique}.1"]
-    await bench.replay(unique)
+    assert [run.status for run in view.runs] == ["running", "cancelled"]
+    assert either.activities.started == [f"{unique}.1"]
+    await either.replay(unique)
 
 
 async def test_cancel_of_what_has_ended_is_refused(bench, unique):
@@ -228,9 +237,11 @@ async def test_a_run_without_a_model_is_not_predicted_with(bench, unique):
         await bench.client.predict(InferenceRequest(run=unique, texts=("good",)))
 
 
-async def test_a_workflow_without_cache_decides_the_same(temporal, unique):
+@pytest.mark.parametrize("pattern", PATTERNS)
+async def test_a_workflow_without_cache_decides_the_same(temporal, unique, pattern):
     async with serving(temporal, unique, max_cached_workflows=0) as bench:
-        await bench.client.start(experiment(unique, "minilm", "flaky", in_order=True))
+        spec = experiment(unique, "minilm", "flaky", in_order=True)
+        await bench.client.start(spec, pattern=pattern)
 
         view = await bench.client.wait(unique)
 
@@ -244,6 +255,7 @@ async def test_a_workflow_without_cache_decides_the_same(temporal, unique):
         (FINE_TUNING_WORKFLOW, {"name": "../../escape", "data": {"source": "x.csv"}}),
         (FINE_TUNING_WORKFLOW, {"name": "ok", "data": {"source": "x.csv"}, "runs": [{"batch_size": 0}]}),
         (FINE_TUNING_WORKFLOW, {"name": "ok"}),
+        (CHECKPOINTED_WORKFLOW, {"name": "../../escape", "data": {"source": "x.csv"}}),
         (INFERENCE_WORKFLOW, {"run": "../../escape", "texts": ["x"]}),
         (INFERENCE_WORKFLOW, {"run": "ok", "texts": []}),
     ],
