@@ -9,6 +9,7 @@ import asyncio
 import json
 import socket
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from durabert.engine import Engine
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest, RunReport
 from durabert.version import __version__
 from tests.real import until
-from tests.workflow.conftest import serving
+from tests.workflow.conftest import Bench, serving
 
 PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-"}
 """Of the names of histories, by pattern."""
@@ -36,12 +37,13 @@ async def record() -> None:
         try:
             temporal = await connect(plain_profile(engine.info.address))
             async with serving(temporal, "recording") as bench:
-                await _courses(bench.client)
+                await _courses(bench)
         finally:
             engine.close()
 
 
-async def _courses(client: Client) -> None:
+async def _courses(bench: Bench) -> None:
+    client = bench.client
     for pattern, prefix in PREFIXES.items():
         course = Courses(client, pattern, prefix)
         await course.ended("one-run", "minilm")
@@ -55,6 +57,9 @@ async def _courses(client: Client) -> None:
     checkpointed = Courses(client, "bert_checkpointing", PREFIXES["bert_checkpointing"])
     await checkpointed.ended("no-snapshot", "minilm", source="missing.csv")
     await checkpointed.paused("paused", "endless")
+    await checkpointed.cancelled("snapshot-cancelled", "", "minilm", source="endless.csv")
+    goes_on = bench.activities.may_leave.set
+    await checkpointed.cancelled("one-never-begun", ".1", "minilm", "minilm", source="held.csv", then=goes_on)
     prediction = await client.start_prediction(InferenceRequest(run="one-run", texts=("good", "bad")))
     await prediction.result()
     _keep("prediction", await prediction.handle.fetch_history())
@@ -75,10 +80,18 @@ class Courses:
         await self._client.wait(name)
         _keep(name, await self._client.history(name))
 
-    async def cancelled(self, course: str, run: str, *models: str) -> None:
-        name = await self._start(course, *models)
+    async def cancelled(
+        self,
+        course: str,
+        run: str,
+        *models: str,
+        source: str = "reviews.csv",
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        name = await self._start(course, *models, source=source)
         await self._running(name, name + run)
         await self._client.cancel(name + run)
+        then()
         await self._client.wait(name)
         _keep(name, await self._client.history(name))
 
