@@ -23,7 +23,8 @@ from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import RunningPrediction, start_prediction
-from durabert.client.status import ExperimentView, RunView, experiment_view, is_experiment, spec_of
+from durabert.client.status import experiment_view, is_experiment, spec_of
+from durabert.client.views import ExperimentView, RunView
 from durabert.client.wording import OTHER_NAME, advice, details, difference, summary
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import CANCEL_RUN_UPDATE, PATTERNS, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO

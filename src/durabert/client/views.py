@@ -1,0 +1,117 @@
+"""What a client shows of runs and experiments, to people and to programs."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from durabert.specs import AttemptRecord, ErrorInfo, FineTuneConfig, FineTuneResult, Progress, RunStatus, Wire
+
+ENDED: Final = frozenset({"completed", "failed", "cancelled"})
+
+
+class RunView(Wire):
+    """One run as a client shows it."""
+
+    run: str
+    """Full name of the run."""
+    experiment: str
+    """The experiment, and id of the workflow."""
+    status: RunStatus
+    """``queued`` until a worker has it, and between two attempts."""
+    config: FineTuneConfig
+    """The configuration."""
+    attempts: int = 0
+    """Attempts so far; 0 while no worker has had it."""
+    pausing: bool = False
+    """A pause was asked for, and its process is about to leave."""
+    progress: Progress | None = None
+    """The last heartbeat; none before the first, between two attempts and after the end."""
+    heartbeat_age_seconds: float | None = None
+    """Seconds since that heartbeat reached the server."""
+    worker: str | None = None
+    """Identity of the worker that has it, or had it last."""
+    last_error: ErrorInfo | None = None
+    """What ended the attempt before this one."""
+    error: ErrorInfo | None = None
+    """Why the run failed."""
+    result: FineTuneResult | None = None
+    """The result of a completed run."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.status in ENDED
+
+    @property
+    def attempt_log(self) -> list[AttemptRecord]:
+        """What each attempt began with and how it ended, where the run makes checkpoints."""
+        if self.result is not None:
+            return self.result.attempt_log
+        return self.progress.attempt_log if self.progress is not None else []
+
+    def as_json(self) -> dict[str, Any]:
+        """Return one flat object with the same fields for every status."""
+        result, progress = self.result, self.progress
+        steps = result.steps if result else progress.step if progress and progress.phase == "training" else 0
+        document: dict[str, Any] = {
+            "run": self.run,
+            "experiment": self.experiment,
+            "status": self.status,
+            "steps": steps,
+            "attempts": self.attempts,
+            "seconds": result.seconds if result else None,
+            "train_loss": result.train_loss if result else progress.loss if progress else None,
+            "metrics": result.metrics if result else progress.metrics if progress else {},
+            "test_metrics": result.test_metrics if result else None,
+            "examples_per_second": _rate(result, progress),
+            "peak_memory_mib": result.peak_memory_mib if result else None,
+            "model_sha256": result.model_sha256 if result else None,
+            "directory": result.directory if result else None,
+            "error": self.error.model_dump() if self.error else None,
+            "last_error": self.last_error.model_dump() if self.last_error else None,
+            "worker": self.worker,
+            "config": self.config.model_dump(),
+        }
+        document |= self._durability()
+        document["progress"] = progress.model_dump() if progress else None
+        document["result"] = result.model_dump(mode="json") if result else None
+        return document
+
+    def _durability(self) -> dict[str, Any]:
+        result, progress = self.result, self.progress
+        return {
+            "pausing": self.pausing,
+            "checkpoint_step": progress.checkpoint_step if progress else None,
+            "attempt_log": [one.model_dump(mode="json") for one in self.attempt_log],
+            "warnings": progress.warnings if progress else [],
+            "parent": result.parent.model_dump() if result and result.parent else None,
+            "snapshot": result.snapshot if result else None,
+            "state_sha256": result.state_sha256 if result else None,
+            "micro_batches": result.micro_batches if result else None,
+        }
+
+
+class ExperimentView(Wire):
+    """An experiment as a client shows it."""
+
+    name: str
+    """Name of the experiment."""
+    status: str
+    """``running``, the status that all runs ended with, or ``partial`` where they differ."""
+    started: datetime
+    """When it was started, UTC."""
+    ended: datetime | None = None
+    """When it ended, UTC."""
+    data: str
+    """What it trains on."""
+    runs: list[RunView]
+    """One entry a run, in the order of the configurations."""
+    num_events: int
+    """Length of its history."""
+
+
+def _rate(result: FineTuneResult | None, progress: Progress | None) -> float | None:
+    if result:
+        return result.examples_per_second
+    return progress.examples_per_second if progress else None
