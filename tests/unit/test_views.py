@@ -41,7 +41,7 @@ def completed() -> RunView:
             "micro_batches": 4,
         }
     )
-    return run_view("completed", result=result)
+    return run_view("completed", result=result, parent=result.parent)
 
 
 def test_details_show_one_line_an_attempt(capsys):

@@ -64,6 +64,12 @@ def result_of(request: FineTuneRequest) -> FineTuneResult:
     )
 
 
+GOES_ON = Progress(
+    phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4, process_id=1, examples_per_second=2.0,
+    eta_seconds=9.0,
+)  # fmt: skip
+
+
 @dataclass
 class FakeActivities:
     """Answers like the real ones; the configuration's model name says how."""
@@ -106,7 +112,7 @@ class FakeActivities:
             await self._company()
         try:
             while request.config.model in {"endless", "stubborn"}:
-                activity.heartbeat(Progress(phase="training", step=4, steps=10, epoch=1, epochs=3, loss=0.4))
+                activity.heartbeat(GOES_ON)
                 await asyncio.sleep(0.05)
         except asyncio.CancelledError:
             # As a real process: it is not gone at the moment that it is told to go.

@@ -8,6 +8,7 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from durabert.activities.reporting import intervals
+from durabert.client.namespace import search_attributes
 from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, REPORT_SIGNAL
 from durabert.errors import NameInUse, RunNotUsable, SpecInvalid
 from durabert.specs import (
@@ -265,10 +266,19 @@ async def test_24_hours_of_reports_stay_below_500_events(bench, unique):
 
 async def test_the_baseline_refuses_to_begin_from_a_checkpoint(bench, unique):
     spec = experiment(unique, "minilm", start_from=CheckpointRef(run="other"))
-    await bench.client.start(spec, pattern="bert_finetune")
+    with pytest.raises(SpecInvalid, match="the pattern 'bert_finetune' makes no checkpoints"):
+        await bench.client.start(spec, pattern="bert_finetune")
 
+    # As another client might.
+    handle = await bench.client.temporal.start_workflow(
+        FINE_TUNING_WORKFLOW,
+        spec,
+        id=unique,
+        task_queue=unique,
+        search_attributes=search_attributes(spec),
+    )
     with pytest.raises(WorkflowFailureError) as caught:
-        await bench.client.temporal.get_workflow_handle(unique).result()
+        await handle.result()
 
     assert caught.value.cause.type == "SpecInvalid"
     assert "start_from needs checkpoints" in caught.value.cause.message
@@ -304,6 +314,28 @@ async def test_more_epochs_under_the_name_of_a_completed_run_are_told_how(bench,
 
     with pytest.raises(NameInUse, match=rf"its epochs is 3, not 9\); .* give --from {unique}$"):
         await bench.client.start(longer)
+
+
+async def test_a_completed_run_without_checkpoints_is_not_told_to_be_trained_on(bench, unique):
+    await bench.client.start(experiment(unique, "minilm"), pattern="bert_finetune")
+    await bench.client.wait(unique)
+    longer = experiment(unique, "minilm")
+    longer = longer.model_copy(update={"runs": (FineTuneConfig(model="minilm", epochs=9),)})
+
+    with pytest.raises(NameInUse, match=r"choose another name$"):
+        await bench.client.start(longer)
+    with pytest.raises(RunNotUsable, match=r"has completed, and made no checkpoint to train on from$"):
+        await bench.client.resume(unique)
+
+
+async def test_a_run_tells_its_parent_from_its_beginning(bench, unique):
+    parent = CheckpointRef(run="other", step=40)
+    await bench.client.start(experiment(unique, "endless", start_from=parent))
+
+    run = await bench.client.run_status(unique)
+    await bench.client.cancel(unique)
+
+    assert run.as_json()["parent"] == {"run": "other", "step": 40}
 
 
 async def test_other_differences_of_a_completed_run_are_only_told(bench, unique):

@@ -27,7 +27,11 @@ async def test_pause_returns_when_the_activity_has_left(bench, unique):
 
     assert bench.activities.running == 0
     assert (view.status, view.runs[0].status, view.runs[0].pausing) == ("running", "paused", False)
-    assert view.runs[0].progress.step == 4
+    progress = view.runs[0].progress
+    # Where it will go on is known; a process and its speed are not any more.
+    assert (progress.step, progress.process_id, progress.examples_per_second, progress.eta_seconds) == (
+        4, None, None, None,
+    )  # fmt: skip
     await bench.client.cancel(unique)
     await bench.replay(unique)
 

@@ -132,6 +132,10 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
             run.progress and run.progress.model_dump_json(exclude_defaults=True, exclude=_OWN_LINES),
         ),
         ("checkpoint", _checkpoint(run)),
+        (
+            "began from",
+            run.parent and run.parent.run + ("" if run.parent.step is None else f"@{run.parent.step}"),
+        ),
     ]
     facts += [(name, value) for name, value in optional if value]
     facts += [("warning", warning) for warning in (run.progress.warnings if run.progress else [])]
@@ -186,12 +190,10 @@ def _attempts_table(log: Iterable[AttemptRecord]) -> Table:
 
 
 def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
-    parent = result.parent
     optional = [
         ("state sha256", result.state_sha256),
         ("snapshot", result.snapshot),
         ("micro-batches", result.micro_batches and str(result.micro_batches)),
-        ("began from", parent and parent.run + ("" if parent.step is None else f"@{parent.step}")),
     ]
     return [(name, value) for name, value in optional if value]
 

@@ -27,7 +27,13 @@ from durabert.client.status import experiment_view, is_experiment, spec_of
 from durabert.client.views import ExperimentView, RunView
 from durabert.client.wording import OTHER_NAME, advice, details, difference, summary
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
-from durabert.contract import CANCEL_RUN_UPDATE, PATTERNS, SEARCH_ATTRIBUTES, SPEC_DIGEST_MEMO
+from durabert.contract import (
+    CANCEL_RUN_UPDATE,
+    FINE_TUNING_WORKFLOW,
+    PATTERNS,
+    SEARCH_ATTRIBUTES,
+    SPEC_DIGEST_MEMO,
+)
 from durabert.engine import Engine, home_directory
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
 from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, RunOutcome, checked_run
@@ -135,10 +141,15 @@ class Client:
 
         Raises:
             NameInUse: the name belongs to another spec that runs or has completed.
-            SpecInvalid: there is no such pattern.
+            SpecInvalid: there is no such pattern, or it cannot begin from a checkpoint.
         """
         if pattern not in PATTERNS:
             raise SpecInvalid(f"pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
+        if spec.start_from is not None and not _makes_checkpoints(PATTERNS[pattern]):
+            raise SpecInvalid(
+                f"start_from is {spec.start_from.run!r}, but the pattern {pattern!r} makes no checkpoints to "
+                f"begin from or to go on with; use {DEFAULT_PATTERN}"
+            )
         try:
             await self._start(spec, PATTERNS[pattern], WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
         except WorkflowAlreadyStartedError:
@@ -290,6 +301,8 @@ class Client:
                 )
             return Resumed(view.name, how)
         if all(run.status == "completed" for run in targets):
+            if not _makes_checkpoints(description.workflow_type):
+                raise RunNotUsable(f"{name!r} has completed, and made no checkpoint to train on from")
             raise RunNotUsable(
                 f"{name!r} has completed; to train on from it, start a new run: "
                 f"durabert train DATA --name NEW --from {targets[0].run} --epochs MORE"
@@ -364,10 +377,11 @@ class Client:
         other = spec_of(await handle.fetch_history())
         if other != spec:
             completed = description.status is WorkflowExecutionStatus.COMPLETED
+            extensible = completed and _makes_checkpoints(description.workflow_type)
             raise NameInUse(
                 spec.name,
                 difference=difference(other, spec),
-                advice=advice(other, spec) if completed else OTHER_NAME,
+                advice=advice(other, spec) if extensible else OTHER_NAME,
             )
 
     async def _require_model(self, run: str) -> None:
@@ -383,6 +397,10 @@ class Client:
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
         if view.status != "completed":
             raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
+
+
+def _makes_checkpoints(workflow: str) -> bool:
+    return workflow != FINE_TUNING_WORKFLOW
 
 
 def _with_run(view: ExperimentView, name: str) -> ExperimentView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel
 from temporalio.api.enums.v1 import EventType, PendingActivityState
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=BaseModel)
 
+OF_A_PROCESS: Final = ("process_id", "examples_per_second", "tokens_per_second", "eta_seconds")
+"""Fields of a progress that are so only while the process is there that told them."""
+
 
 def experiment_view(description: WorkflowExecutionDescription, history: WorkflowHistory) -> ExperimentView:
     """Put a description (what goes on now) and a history (what has ended) together."""
     spec = spec_of(history)
     runs = {
-        run: RunView(run=run, experiment=spec.name, status="queued", config=config)
+        run: RunView(run=run, experiment=spec.name, status="queued", config=config, parent=spec.start_from)
         for run, config in zip(spec.run_names(), spec.runs, strict=True)
     }
     _apply_history(runs, history)
@@ -172,9 +175,9 @@ def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
     if pending.HasField("last_failure"):
         update["last_error"] = _error(pending.last_failure)
     if status == "paused" and pending.heartbeat_details.payloads:
-        # Where it will go on; the process that told it is gone.
+        # Where it will go on; the process that told it is gone, and with it its speed.
         latest = _decode(pending.heartbeat_details.payloads[0], Progress)
-        update["progress"] = latest.model_copy(update={"process_id": None})
+        update["progress"] = latest.model_copy(update=dict.fromkeys(OF_A_PROCESS))
     beat = pending.last_heartbeat_time.ToDatetime(UTC)
     # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
     is_new = beat >= pending.last_started_time.ToDatetime(UTC)

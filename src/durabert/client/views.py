@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
-from durabert.specs import AttemptRecord, ErrorInfo, FineTuneConfig, FineTuneResult, Progress, RunStatus, Wire
+from durabert.specs import (
+    AttemptRecord,
+    CheckpointRef,
+    ErrorInfo,
+    FineTuneConfig,
+    FineTuneResult,
+    Progress,
+    RunStatus,
+    Wire,
+)
 
 ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 
@@ -21,6 +30,8 @@ class RunView(Wire):
     """``queued`` until a worker has it, and between two attempts."""
     config: FineTuneConfig
     """The configuration."""
+    parent: CheckpointRef | None = None
+    """Checkpoint of another run that it was to begin from."""
     attempts: int = 0
     """Attempts so far; 0 while no worker has had it."""
     pausing: bool = False
@@ -85,7 +96,7 @@ class RunView(Wire):
             "checkpoint_step": progress.checkpoint_step if progress else None,
             "attempt_log": [one.model_dump(mode="json") for one in self.attempt_log],
             "warnings": progress.warnings if progress else [],
-            "parent": result.parent.model_dump() if result and result.parent else None,
+            "parent": self.parent.model_dump() if self.parent else None,
             "snapshot": result.snapshot if result else None,
             "state_sha256": result.state_sha256 if result else None,
             "micro_batches": result.micro_batches if result else None,
