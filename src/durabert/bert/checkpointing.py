@@ -23,6 +23,7 @@ GUESSED_BYTES_PER_SECOND: Final = 400e6
 """Copied, hashed and written, before it was measured; a slow disk."""
 FIRST_PAUSE: Final = 1.0
 """Seconds after which a store that did not answer is tried again; doubled each time."""
+LONGEST_PAUSE: Final = 10.0
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
 CURVE_FILE: Final = "curve.parquet"
@@ -171,7 +172,7 @@ class CheckpointWriter:
         try:
             self._cost = self._standstill + writing.result()
         except StoreUnavailable as trouble:
-            self._pause = min(LONGEST_INTERVAL, max(FIRST_PAUSE, 2 * self._pause))
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
             self._to.on_trouble(str(trouble))
             return trouble
         if self._pause:

@@ -194,7 +194,7 @@ def _damaged(how: str, *, newest: int = 1) -> Act:
 
 
 async def _disk_full(bench: Bench, run: str, plan: Plan) -> Told:
-    for nth in range(1, 40, 2):
+    for nth in range(4, 40, 9):
         plan.add("store.write", "enospc", nth=nth)
     bench.start_worker(run, plan)
     await bench.attempt(run, 1)
@@ -232,7 +232,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario("file-emptied", "newest checkpoint emptied", _damaged("emptied")),
     Scenario("bit-flipped", "one bit of the newest checkpoint flipped", _damaged("flipped")),
     Scenario("two-damaged", "newest two checkpoints damaged", _damaged("flipped", newest=2)),
-    Scenario("disk-full", "no space at every second write", _disk_full),
+    Scenario("disk-full", "no space at four writes", _disk_full),
     Scenario("out-of-memory", "out of memory in one step", _out_of_memory),
     Scenario("nan-once", "a loss that is no number, once", _flicker),
 )
