@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from temporalio.client import (
     WorkflowExecutionStatus,
@@ -24,12 +23,19 @@ from durabert.client.namespace import register_search_attributes, search_attribu
 from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import RunningPrediction, start_prediction
 from durabert.client.status import experiment_view, is_experiment, spec_of
-from durabert.client.views import ExperimentView, RunView
-from durabert.client.wording import OTHER_NAME, advice, details, difference, summary
+from durabert.client.views import ExperimentView, Resumed, RunView, Started
+from durabert.client.wording import (
+    OTHER_NAME,
+    advice,
+    details,
+    difference,
+    makes_checkpoints,
+    summary,
+    to_train_on,
+)
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import (
     CANCEL_RUN_UPDATE,
-    FINE_TUNING_WORKFLOW,
     PATTERNS,
     SEARCH_ATTRIBUTES,
     SPEC_DIGEST_MEMO,
@@ -50,26 +56,6 @@ DEFAULT_PATTERN: Final = next(iter(PATTERNS))
 
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
 """How often a watched experiment is described; heartbeats reach the server once a second."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """What ``Client.start`` did."""
-
-    name: str
-    """The experiment."""
-    joined: bool
-    """It was there already, with the same spec."""
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """What ``Client.resume`` did."""
-
-    name: str
-    """The experiment."""
-    how: Literal["unpaused", "moved", "restarted", "running"]
-    """It was paused, or waited for a worker of another queue, or had ended, or ran all the time."""
 
 
 class Client:
@@ -145,7 +131,7 @@ class Client:
         """
         if pattern not in PATTERNS:
             raise SpecInvalid(f"pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
-        if spec.start_from is not None and not _makes_checkpoints(PATTERNS[pattern]):
+        if spec.start_from is not None and not makes_checkpoints(PATTERNS[pattern]):
             raise SpecInvalid(
                 f"start_from is {spec.start_from.run!r}, but the pattern {pattern!r} makes no checkpoints to "
                 f"begin from or to go on with; use {DEFAULT_PATTERN}"
@@ -301,11 +287,8 @@ class Client:
                 )
             return Resumed(view.name, how)
         if all(run.status == "completed" for run in targets):
-            if not _makes_checkpoints(description.workflow_type):
-                raise RunNotUsable(f"{name!r} has completed, and made no checkpoint to train on from")
             raise RunNotUsable(
-                f"{name!r} has completed; to train on from it, start a new run: "
-                f"durabert train DATA --name NEW --from {targets[0].run} --epochs MORE"
+                f"{name!r} has completed" + to_train_on(targets[0].run, description.workflow_type)
             )
         spec = spec_of(await handle.fetch_history())
         reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
@@ -377,7 +360,7 @@ class Client:
         other = spec_of(await handle.fetch_history())
         if other != spec:
             completed = description.status is WorkflowExecutionStatus.COMPLETED
-            extensible = completed and _makes_checkpoints(description.workflow_type)
+            extensible = completed and makes_checkpoints(description.workflow_type)
             raise NameInUse(
                 spec.name,
                 difference=difference(other, spec),
@@ -397,10 +380,6 @@ class Client:
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
         if view.status != "completed":
             raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
-
-
-def _makes_checkpoints(workflow: str) -> bool:
-    return workflow != FINE_TUNING_WORKFLOW
 
 
 def _with_run(view: ExperimentView, name: str) -> ExperimentView:

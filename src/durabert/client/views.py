@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from durabert.specs import (
     AttemptRecord,
@@ -126,3 +127,23 @@ def _rate(result: FineTuneResult | None, progress: Progress | None) -> float | N
     if result:
         return result.examples_per_second
     return progress.examples_per_second if progress else None
+
+
+@dataclass(frozen=True)
+class Started:
+    """What ``Client.start`` did."""
+
+    name: str
+    """The experiment."""
+    joined: bool
+    """It was there already, with the same spec."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What ``Client.resume`` did."""
+
+    name: str
+    """The experiment."""
+    how: Literal["unpaused", "moved", "restarted", "running"]
+    """It was paused, or waited for a worker of another queue, or had ended, or ran all the time."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from durabert.contract import FINE_TUNING_WORKFLOW
+
 if TYPE_CHECKING:
     from durabert.specs import ExperimentSpec
 
@@ -47,3 +49,17 @@ def advice(completed: ExperimentSpec, ours: ExperimentSpec) -> str:
     if not (longer and same and len(completed.runs) == len(ours.runs)):
         return OTHER_NAME
     return f"{OTHER_NAME}, and to train on from it give --from {completed.run_names()[0]}"
+
+
+def to_train_on(run: str, workflow: str) -> str:
+    """Say how to train on from a run that has completed."""
+    if not makes_checkpoints(workflow):
+        return ", and made no checkpoint to train on from"
+    return (
+        f"; to train on from it, start a new run: durabert train DATA --name NEW --from {run} --epochs MORE"
+    )
+
+
+def makes_checkpoints(workflow: str) -> bool:
+    """Return whether the runs of a workflow type can be gone on with."""
+    return workflow != FINE_TUNING_WORKFLOW
