@@ -232,7 +232,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     Scenario("file-emptied", "newest checkpoint emptied", _damaged("emptied")),
     Scenario("bit-flipped", "one bit of the newest checkpoint flipped", _damaged("flipped")),
     Scenario("two-damaged", "newest two checkpoints damaged", _damaged("flipped", newest=2)),
-    Scenario("disk-full", "no space at four writes", _disk_full),
+    Scenario("disk-full", "a full disk at some of the writes", _disk_full),
     Scenario("out-of-memory", "out of memory in one step", _out_of_memory),
     Scenario("nan-once", "a loss that is no number, once", _flicker),
 )
