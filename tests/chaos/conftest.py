@@ -8,9 +8,7 @@ import pytest
 
 from durabert.client import Client
 from durabert.connection import TaskQueues
-from durabert.specs import CheckpointPolicy, DataSpec, FineTuneConfig
-from durabert.store.objects import open_store
-from tests.chaos.training import CONFIG
+from tests.chaos.training import spec_for, trained_directly
 from tests.real import WorkerProcess
 from tests.shell import write_reviews
 
@@ -66,27 +64,6 @@ def start_worker(
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory, tiny):
     """The result of the same training without a fault and without a server."""
-    from durabert.bert.checkpointing import Checkpoints
-    from durabert.bert.data import load_training_data
-    from durabert.bert.loop import fine_tune
-    from durabert.store.attempts import Attempt
-    from tests.shell import write_reviews
-
     directory = tmp_path_factory.mktemp("undisturbed")
-    data = load_training_data(DataSpec(source=str(write_reviews(directory / "reviews.csv"))))
-    config = FineTuneConfig.parse({**CONFIG, "model": str(tiny)})
-    objects = open_store(str(directory / "store"), home=directory)
-    attempt = Attempt.begin(
-        objects,
-        "calm",
-        identity="i",
-        execution="x",
-        temporal_attempt=1,
-        policy=CheckpointPolicy(),
-        environment={},
-    )
-    trained = fine_tune(
-        config, data, output=directory / "model", report=lambda _: None, should_stop=lambda: False,
-        checkpoints=Checkpoints(attempt),
-    )  # fmt: skip
-    return trained, attempt.state_sha256
+    spec = spec_for("calm", write_reviews(directory / "reviews.csv"), tiny)
+    return trained_directly(directory, spec)

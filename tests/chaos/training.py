@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+from durabert.bert.checkpointing import Checkpoints
+from durabert.bert.data import load_training_data
+from durabert.bert.loop import TrainedModel, fine_tune
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
+from durabert.store.attempts import Attempt
+from durabert.store.objects import open_store
 from tests.real import until
 
 CONFIG = {
@@ -26,6 +32,29 @@ def spec_for(name, data, model, *, every=EVERY, **config) -> ExperimentSpec:
         runs=(FineTuneConfig.parse({**CONFIG, "model": str(model), **config}),),
         checkpoints=CheckpointPolicy(every_steps=every),
     )
+
+
+def trained_directly(directory: Path, spec: ExperimentSpec) -> tuple[TrainedModel, str]:
+    """Return what the only run of an experiment gives without a server, and the digest of its state."""
+    [config] = spec.runs
+    attempt = Attempt.begin(
+        open_store(str(directory / "store"), home=directory),
+        spec.name,
+        identity="i",
+        execution="x",
+        temporal_attempt=1,
+        policy=CheckpointPolicy(),
+        environment={},
+    )
+    trained = fine_tune(
+        config,
+        load_training_data(spec.data, task=config.task),
+        output=directory / "model",
+        report=lambda _: None,
+        should_stop=lambda: False,
+        checkpoints=Checkpoints(attempt),
+    )
+    return trained, attempt.state_sha256
 
 
 async def finished(client, name, *, seconds=90):

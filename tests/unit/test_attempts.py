@@ -12,8 +12,9 @@ from durabert.errors import (
     StoreUnavailable,
 )
 from durabert.specs import CheckpointPolicy
+from durabert.specs.durability import CURVE_FILE
 from durabert.store.attempts import Attempt, attempts_of
-from durabert.store.checkpoints import CURVE_FILE, RunCheckpoints
+from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import open_store
 
 

@@ -199,8 +199,8 @@ def test_a_superseded_training_ends(tmp_path, tiny):
 
 def plan_and_state(tiny, **fields):
     from durabert.bert.device import Compute
-    from durabert.bert.loop import prepare
     from durabert.bert.metrics import best_metric
+    from durabert.bert.preparing import prepare
     from durabert.bert.progress import Reporter
 
     config, data = config_for(tiny, **fields), sentiment_data()

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from temporalio.client import WorkflowFailureError
 
-from durabert.activities.reporting import intervals
+from durabert.activities.reporting import pauses, tells_ends
 from durabert.client.namespace import search_attributes
 from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, REPORT_SIGNAL
 from durabert.errors import NameInUse, RunNotUsable, SpecInvalid
@@ -244,22 +244,34 @@ async def test_it_remembers_the_newest_50_attempts(bench, unique):
     await bench.client.cancel(unique)
 
 
-async def test_24_hours_of_reports_stay_below_500_events(bench, unique):
+@pytest.mark.parametrize("attempts", [1, 24], ids=["undisturbed", "handed over every hour"])
+async def test_24_hours_of_reports_stay_below_500_events(bench, unique, attempts):
     await bench.client.start(experiment(unique, "endless"))
     await running(bench)
 
-    passed, step = timedelta(0), 0
-    for interval in intervals():
-        passed += interval
-        if passed > timedelta(hours=24):
-            break
+    length, step = timedelta(hours=24) / attempts, 0
+
+    async def report(kind: str, attempt: int, **fields) -> None:
+        nonlocal step
         step += 1
         # The answer comes from a workflow task of this report alone: they are not taken together.
-        progress = await told(bench, unique, step=step, steps=1000)
+        progress = await told(bench, unique, kind=kind, attempt=attempt, step=step, steps=1000, **fields)
         assert progress.runs[0].step == step
+
+    for attempt in range(1, attempts + 1):
+        age, end = (attempt - 1) * length, attempt * length
+        if tells_ends(attempt):
+            await report("started", attempt)
+        for pause in pauses(age):
+            age += pause
+            if age > end:
+                break
+            await report("progress", attempt)
+        if attempt < attempts and tells_ends(attempt):
+            await report("ended", attempt, error="WorkerStopping")
     view = await bench.client.cancel(unique)
 
-    assert step > 80
+    assert step > 50
     assert view.num_events < 500
     await bench.replay(unique)
 

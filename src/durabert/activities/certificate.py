@@ -17,7 +17,8 @@ from durabert.bert.snapshots import check_content
 from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable, DurabertError, RunNotFound
 from durabert.specs import DataSpec, FineTuneConfig, Progress
-from durabert.store.checkpoints import CURVE_FILE, Checkpoint, FileRef, RunCheckpoints, state_sha256
+from durabert.specs.durability import CURVE_FILE
+from durabert.store.checkpoints import Checkpoint, FileRef, RunCheckpoints, state_sha256
 from durabert.store.journal import Record
 from durabert.store.objects import ObjectStore
 from durabert.store.results import ResultStore, StoredResult, document

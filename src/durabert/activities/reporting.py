@@ -18,17 +18,31 @@ from durabert.specs import FineTuneRequest, Progress, RunReport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-FIRST_INTERVAL: Final = timedelta(minutes=1)
-LONGEST_INTERVAL: Final = timedelta(minutes=16)
-"""A signal costs four events of history: so 24 hours cost some 380, and less than 500 are promised."""
+FIRST_PAUSE: Final = timedelta(minutes=1)
+LONGEST_PAUSE: Final = timedelta(minutes=30)
+MAX_TOLD_ATTEMPTS: Final = 20
+"""Attempts that tell when they start and fail. A report costs four events of history and fewer than 500 are
+promised for 24 hours: 53 reports of progress and 40 of attempts cost some 380."""
 
 
-def intervals() -> Iterator[timedelta]:
-    """Yield the pauses between two reports of progress: 1, 2, 4, 8 and then 16 minutes for ever."""
-    interval = FIRST_INTERVAL
+def pauses(age: timedelta) -> Iterator[timedelta]:
+    """Yield the pauses between the reports of progress of an attempt that begins when its run is ``age`` old.
+
+    A run reports when it is 1, 3, 7, 15 and 31 minutes old and then every half an hour, into however many
+    attempts it is cut.
+    """
+    pause, due = FIRST_PAUSE, FIRST_PAUSE
     while True:
-        yield interval
-        interval = min(2 * interval, LONGEST_INTERVAL)
+        if due > age:
+            yield due - age
+            age = due
+        pause = min(2 * pause, LONGEST_PAUSE)
+        due += pause
+
+
+def tells_ends(attempt: int) -> bool:
+    """Return whether this attempt tells when it starts and when it fails; the journal has it in any case."""
+    return attempt <= MAX_TOLD_ATTEMPTS
 
 
 class RunReporter:
@@ -55,7 +69,8 @@ class RunReporter:
             yield reporter
         except BaseException as error:
             telling.cancel()
-            await reporter._send("ended", error=error)
+            if tells_ends(activity.info().attempt):
+                await reporter._send("ended", error=error)
             raise
         finally:
             telling.cancel()
@@ -68,9 +83,11 @@ class RunReporter:
 
     async def _tell_now_and_then(self) -> None:
         await self._first.wait()
-        await self._send("started")
-        for interval in intervals():
-            await asyncio.sleep(interval.total_seconds())
+        info = activity.info()
+        if tells_ends(info.attempt):
+            await self._send("started")
+        for pause in pauses(info.started_time - info.scheduled_time):
+            await asyncio.sleep(pause.total_seconds())
             await self._send("progress")
 
     async def _send(self, kind: str, *, error: BaseException | None = None) -> None:

@@ -13,6 +13,7 @@ from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
 from durabert.bert.curve import Point, to_parquet
 from durabert.bert.steps import TrainState
 from durabert.errors import StoreUnavailable
+from durabert.specs.durability import CURVE_FILE
 
 SHARE: Final = 0.01
 """Of the time, for checkpoints."""
@@ -26,7 +27,6 @@ FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 10.0
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
-CURVE_FILE: Final = "curve.parquet"
 
 
 class Sink(Protocol):

@@ -5,28 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from durabert.bert.batches import BatchOrder
 from durabert.bert.card import ModelCard, versions, write_model
 from durabert.bert.checkpoint import load_state
 from durabert.bert.checkpointing import Checkpoints, CheckpointWriter, waiting
 from durabert.bert.curve import Point
-from durabert.bert.data import Split, TrainingData
+from durabert.bert.data import TrainingData
 from durabert.bert.determinism import deterministic_kernels
 from durabert.bert.device import Compute, Precision, device_errors, process_peak_memory_mib
-from durabert.bert.loss import build_loss, label_array
 from durabert.bert.metrics import Metrics, best_metric
-from durabert.bert.model import Classifier, load_classifier, require_vocabulary, resolve_model
+from durabert.bert.preparing import PreparedJob, prepare
 from durabert.bert.progress import Reporter, Stopped, TrainingMeter
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.steps import (
     Best,
     EpochReport,
     EvalReport,
-    Examples,
     StepReport,
     TrainPlan,
     TrainState,
@@ -34,8 +30,6 @@ from durabert.bert.steps import (
     score_split,
     train,
 )
-from durabert.bert.token_cache import cached_tokens, tokens_key
-from durabert.bert.tokens import Tokens, load_tokenizer, tokenize, truncation_notice
 from durabert.errors import CheckpointNotUsable
 from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
 
@@ -118,128 +112,6 @@ def fine_tune(
         card = _card(job, data, state, state.best, test)
         model_sha256 = write_model(output, job.model, job.tokenizer, card)
         return _result(card, state, meter, compute, model_sha256, checkpoint_seconds)
-
-
-@dataclass(frozen=True)
-class PreparedJob:
-    """A model, its data and all that does not change during a training."""
-
-    model: Any
-    tokenizer: Any
-    plan: TrainPlan
-    test: Examples | None
-    deterministic: bool
-    notices: tuple[str, ...]
-
-
-def prepare(
-    config: FineTuneConfig,
-    data: TrainingData,
-    compute: Compute,
-    metric: str,
-    reporter: Reporter,
-    *,
-    token_cache: Path | None = None,
-) -> PreparedJob:
-    """Load model and tokenizer, and turn the texts into tokens."""
-    reporter.phase("loading model", epochs=config.epochs)
-    path = resolve_model(config.model)
-    tokenizer = load_tokenizer(path)
-    classifier = load_classifier(
-        path, task=data.task, labels=data.labels, max_length=config.max_length, seed=config.seed
-    )
-    require_vocabulary(tokenizer, classifier.model)
-    model = classifier.model.to(compute.device)
-    deterministic = _hold_to_deterministic_kernels(model, compute)
-    reporter.phase("tokenizing")
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    examples = {
-        name: _examples(name, split, data, config, tokenizer, classifier, reporter, token_cache)
-        for name, split in splits.items()
-        if split is not None
-    }
-    notices = [
-        notice
-        for name, split in examples.items()
-        for notice in truncation_notice(
-            name,
-            num_truncated=split.tokens.num_truncated,
-            num_texts=len(split),
-            max_length=config.max_length,
-        )
-    ]
-    plan = _plan(config, data, compute, metric, examples, pad_id=tokenizer.pad_token_id)
-    return PreparedJob(model, tokenizer, plan, examples.get("test"), deterministic, (*data.notices, *notices))
-
-
-def _examples(
-    name: str,
-    split: Split,
-    data: TrainingData,
-    config: FineTuneConfig,
-    tokenizer: Any,
-    classifier: Classifier,
-    reporter: Reporter,
-    token_cache: Path | None,
-) -> Examples:
-    types = classifier.uses_types
-    key = tokens_key(
-        tokenizer, data_sha256=data.sha256, split=name, max_length=config.max_length, types=types
-    )
-
-    def make() -> Tokens:
-        return tokenize(
-            tokenizer, split.texts, split.pairs, config.max_length, types=types, on_chunk=reporter.tick
-        )
-
-    tokens = cached_tokens(token_cache, key=key, make=make)
-    return Examples(tokens, label_array(data.task, split.labels))
-
-
-def _plan(
-    config: FineTuneConfig,
-    data: TrainingData,
-    compute: Compute,
-    metric: str,
-    examples: dict[str, Examples],
-    *,
-    pad_id: int,
-) -> TrainPlan:
-    train_examples = examples["train"]
-    loss = build_loss(
-        config, task=data.task, names=data.labels, labels=train_examples.labels, device=compute.device
-    )
-    return TrainPlan(
-        config=config,
-        task=data.task,
-        label_names=tuple(data.labels),
-        train=train_examples,
-        validation=examples["validation"],
-        loss=loss,
-        metric=metric,
-        compute=compute,
-        pad_id=pad_id,
-        order=BatchOrder(len(train_examples), config.batch_size, config.seed),
-    )
-
-
-def _hold_to_deterministic_kernels(model: Any, compute: Compute) -> bool:
-    # Some model types have operations without a deterministic kernel on some devices; a small
-    # step tells, and training goes on without the promise rather than not at all.
-    ids = torch.ones((2, 8), dtype=torch.int64, device=compute.device)
-    model.train()
-    try:
-        with compute.autocast():
-            logits = model(input_ids=ids, attention_mask=ids).logits
-        logits.float().sum().backward()
-    except RuntimeError as error:
-        if "deterministic" not in str(error):
-            raise
-        torch.use_deterministic_algorithms(False)  # until deterministic_kernels() restores it
-        return False
-    finally:
-        model.zero_grad(set_to_none=True)
-    return True
 
 
 def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> None:

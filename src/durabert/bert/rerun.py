@@ -11,8 +11,8 @@ from durabert.bert.checkpoint import StateCopier, files_of, load_state
 from durabert.bert.data import TrainingData
 from durabert.bert.determinism import deterministic_kernels
 from durabert.bert.device import Compute
-from durabert.bert.loop import prepare
 from durabert.bert.metrics import best_metric
+from durabert.bert.preparing import prepare
 from durabert.bert.progress import Reporter
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.steps import EpochReport, StepReport, TrainState, train

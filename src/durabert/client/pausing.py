@@ -77,10 +77,7 @@ async def _pause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id
     return await _asked(
         temporal.workflow_service.pause_activity(
             PauseActivityRequest(
-                namespace=temporal.namespace,
-                execution=_execution(handle),
-                identity=temporal.identity,
-                id=activity_id,
+                **_activity(temporal, handle, activity_id),
                 reason=REASON,
             )
         )
@@ -108,10 +105,7 @@ async def _unpause(temporal: Client, handle: WorkflowHandle[Any, Any], activity_
     await _asked(
         temporal.workflow_service.unpause_activity(
             UnpauseActivityRequest(
-                namespace=temporal.namespace,
-                execution=_execution(handle),
-                identity=temporal.identity,
-                id=activity_id,
+                **_activity(temporal, handle, activity_id),
             )
         )
     )
@@ -121,10 +115,7 @@ async def _move(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id:
     await _asked(
         temporal.workflow_service.update_activity_options(
             UpdateActivityOptionsRequest(
-                namespace=temporal.namespace,
-                execution=_execution(handle),
-                identity=temporal.identity,
-                id=activity_id,
+                **_activity(temporal, handle, activity_id),
                 activity_options=ActivityOptions(task_queue=TaskQueue(name=queue)),
                 update_mask=FieldMask(paths=["task_queue.name"]),
             )
@@ -141,8 +132,14 @@ def _of(description: WorkflowExecutionDescription, name: str) -> list[PendingAct
     ]
 
 
-def _execution(handle: WorkflowHandle[Any, Any]) -> WorkflowExecution:
-    return WorkflowExecution(workflow_id=handle.id)
+def _activity(temporal: Client, handle: WorkflowHandle[Any, Any], activity_id: str) -> dict[str, Any]:
+    """Return the fields of a request that say who asks for what of which activity."""
+    return {
+        "namespace": temporal.namespace,
+        "identity": temporal.identity,
+        "execution": WorkflowExecution(workflow_id=handle.id),
+        "id": activity_id,
+    }
 
 
 async def _asked(call: Awaitable[Any]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from durabert.specs.base import RunName, Wire, checked_run
 from durabert.specs.data import DataSpec
+
+CURVE_FILE: Final = "curve.parquet"
+"""The file of a checkpoint that holds the points of the curve since the one before; no part of the state."""
 
 
 class CheckpointPolicy(Wire):

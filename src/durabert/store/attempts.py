@@ -12,7 +12,8 @@ from typing import Any
 from durabert.errors import AttemptSuperseded, NameInUse, StoreUnavailable
 from durabert.faults import reach
 from durabert.specs import AttemptRecord, CheckpointPolicy
-from durabert.store.checkpoints import CURVE_FILE, Checkpoint, PassedOver, RunCheckpoints, state_sha256
+from durabert.specs.durability import CURVE_FILE
+from durabert.store.checkpoints import Checkpoint, PassedOver, RunCheckpoints, state_sha256
 from durabert.store.journal import Entry, Record
 from durabert.store.objects import ObjectStore
 

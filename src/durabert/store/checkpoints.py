@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable
 from durabert.faults import reach
+from durabert.specs.durability import CURVE_FILE
 from durabert.store.journal import Entry, Journal, Record
 from durabert.store.objects import ObjectMissing, ObjectStore
 
-CURVE_FILE: Final = "curve.parquet"
 """The steps since the checkpoint before; never dropped, so that the curve of a run stays whole."""
 
 

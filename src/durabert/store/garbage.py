@@ -14,8 +14,9 @@ from typing import Final
 
 from durabert.errors import ArtifactDamaged, NameInvalid, StoreInvalid, StoreUnavailable
 from durabert.specs import checked_run
+from durabert.specs.durability import CURVE_FILE
 from durabert.store import blobs
-from durabert.store.checkpoints import CURVE_FILE, Checkpoint, FileRef, RunCheckpoints
+from durabert.store.checkpoints import Checkpoint, FileRef, RunCheckpoints
 from durabert.store.journal import Record
 from durabert.store.local import unfinished_files
 from durabert.store.objects import PROBES, ObjectInfo, ObjectMissing, ObjectStore

@@ -66,15 +66,6 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
             ]
         )
 
-    @workflow.update
-    async def cancel_run(self, run: str) -> RunOutcome:
-        """Cancel one run and return how it ended, once its process is gone."""
-        return await self.cancel(run)
-
-    @cancel_run.validator
-    def _can_cancel(self, run: str) -> None:
-        self.require_open(run)
-
     @workflow.signal(name=REPORT_SIGNAL)
     def report(self, report: RunReport) -> None:
         """Take note of what an activity tells of a run."""

@@ -51,15 +51,6 @@ class BertFineTuningWorkflow(ExperimentRuns):
             ]
         )
 
-    @workflow.update
-    async def cancel_run(self, run: str) -> RunOutcome:
-        """Cancel one run and return how it ended, once its process is gone."""
-        return await self.cancel(run)
-
-    @cancel_run.validator
-    def _can_cancel(self, run: str) -> None:
-        self.require_open(run)
-
     def show(self, just_ended: RunOutcome | None = None) -> None:
         """Show a table of the runs in Temporal Web."""
         workflow.set_current_details(run_table(self._names, self.ended(just_ended)))

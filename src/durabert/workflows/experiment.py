@@ -53,7 +53,8 @@ class ExperimentRuns:
             raise
         return concluded(self._name, outcomes)
 
-    async def cancel(self, run: str) -> RunOutcome:
+    @workflow.update
+    async def cancel_run(self, run: str) -> RunOutcome:
         """Cancel one run and return how it ended, once its process is gone."""
         if run not in self._runs:
             # The experiment is still about what all runs need; this one will not begin.
@@ -63,7 +64,8 @@ class ExperimentRuns:
         self._runs[run].cancel()
         return await self._runs[run]
 
-    def require_open(self, run: str) -> None:
+    @cancel_run.validator
+    def _can_cancel(self, run: str) -> None:
         """Refuse to cancel what is not there or has ended."""
         if run not in self._names:
             raise ApplicationError(f"this experiment has no run {run!r}", type="RunNotFound")
