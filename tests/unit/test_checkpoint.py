@@ -231,6 +231,21 @@ def test_equal_states_give_equal_bytes_and_a_loaded_one_the_same_again(tiny):
     assert loaded.history == one.history
 
 
+def test_the_bytes_are_those_of_the_safetensors_library():
+    from safetensors.torch import save
+
+    from durabert.bert.checkpoint import DTYPES, _safetensors
+
+    tensors = {
+        f"{number}/{dtype}".removeprefix("torch."): (torch.arange(2 + number).reshape(1, -1) % 2).to(dtype)
+        for number, dtype in enumerate(sorted(DTYPES, key=str))
+    }
+    tensors |= {"a scalar": torch.tensor(1.5), "empty": torch.empty(0, 3), 'Grüße " \\': torch.ones(3)}
+
+    assert _safetensors(tensors) == save(tensors)
+    assert _safetensors({}) == save({})
+
+
 def test_a_copy_does_not_change_while_training_goes_on(tiny):
     plan, state = plan_and_state(tiny)
     after_steps(state, plan, 3)

@@ -67,6 +67,7 @@ class CheckpointWriter:
         self._clock = clock
         self._copier = StateCopier()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
         self._points: list[Point] = []
         self._cost: float | None = None
@@ -107,27 +108,33 @@ class CheckpointWriter:
                 raise trouble
         self.seconds += self._clock() - began
 
-    def save_patiently(self, state: TrainState, *, wait: Callable[[float], None]) -> None:
-        """Make a checkpoint of this very state, however often the store must be asked.
+    def begin_last(self, state: TrainState) -> None:
+        """Begin a checkpoint of this very state, which may change from then on; ``settle`` sees to its end.
+
+        Raises:
+            AttemptSuperseded: a later attempt has taken over.
+        """
+        self._collect(wait=True)
+        if self._committed != _place(state.step, state.history):
+            self._begin(state)
+
+    def settle(self, *, wait: Callable[[float], None]) -> None:
+        """Wait until the checkpoint that was begun last is committed, however often the store must be asked.
 
         Args:
-            state: the state.
             wait: called with the seconds to let pass between two tries; may raise.
 
         Raises:
             AttemptSuperseded: a later attempt has taken over.
             StoreUnavailable: the store did not answer for ten minutes.
         """
-        deadline = self._clock() + PATIENCE
-        while True:
-            try:
-                self.save(state)
-            except StoreUnavailable:
-                if self._clock() > deadline:
-                    raise
-                wait(self._pause)
-            else:
-                return
+        began = self._clock()
+        while (trouble := self._collect(wait=True)) is not None:
+            if self._clock() > began + PATIENCE:
+                raise trouble
+            wait(self._pause)
+            self._submit()
+        self.seconds += self._clock() - began
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, whatever that is."""
@@ -150,11 +157,15 @@ class CheckpointWriter:
 
     def _begin(self, state: TrainState) -> None:
         began = self._clock()
-        copy = self._copier.copy(state)
+        self._copy = self._copier.copy(state)
         self._last = self._clock()
         self._standstill = self._last - began
         self.seconds += self._standstill
-        self._writing = self._thread.submit(self._write, copy, list(self._points))
+        self._submit()
+
+    def _submit(self) -> None:
+        assert self._copy is not None
+        self._writing = self._thread.submit(self._write, self._copy, list(self._points))
 
     def _write(self, copy: StateCopy, points: list[Point]) -> float:
         began = time.thread_time()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,14 +105,17 @@ def fine_tune(
         if checkpoints is not None:
             _restore(state, job.plan, checkpoints)
         state.micro_batches = min(config.batch_size, state.micro_batches * 2**halvings)
-        meter, checkpoint_seconds = _train_durably(state, job, reporter, checkpoints)
-        assert state.best is not None
-        job.model.load_state_dict(state.best.weights)
-        test = _test(state, job, reporter)
-        reporter.phase("saving", eta_seconds=0.0)
-        card = _card(job, data, state, state.best, test)
-        model_sha256 = write_model(output, job.model, job.tokenizer, card)
-        return _result(card, state, meter, compute, model_sha256, checkpoint_seconds)
+        with _writing(checkpoints, state) as writer:
+            meter = _train(state, job, reporter, writer)
+            assert state.best is not None
+            job.model.load_state_dict(state.best.weights)
+            test = _test(state, job, reporter)
+            reporter.phase("saving", eta_seconds=0.0)
+            card = _card(job, data, state, state.best, test)
+            model_sha256 = write_model(output, job.model, job.tokenizer, card)
+            if writer is not None:
+                writer.settle(wait=waiting(reporter.tick))
+        return _result(card, state, meter, compute, model_sha256, None if writer is None else writer.seconds)
 
 
 def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> None:
@@ -126,25 +130,35 @@ def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> No
         )
 
 
-def _train_durably(
-    state: TrainState, job: PreparedJob, reporter: Reporter, checkpoints: Checkpoints | None
-) -> tuple[TrainingMeter, float | None]:
+@contextlib.contextmanager
+def _writing(checkpoints: Checkpoints | None, state: TrainState) -> Iterator[CheckpointWriter | None]:
     if checkpoints is None:
-        return _train(state, job, reporter, lambda _: None), None
+        yield None
+        return
     writer = CheckpointWriter(checkpoints, state)
     try:
-        meter = _train(state, job, reporter, lambda point: writer.after_step(state, point))
-        writer.save_patiently(state, wait=waiting(reporter.tick))
+        yield writer
+    finally:
+        writer.close()
+
+
+def _train(
+    state: TrainState, job: PreparedJob, reporter: Reporter, writer: CheckpointWriter | None
+) -> TrainingMeter:
+    if writer is None:
+        return _make_steps(state, job, reporter, lambda _: None)
+    try:
+        meter = _make_steps(state, job, reporter, lambda point: writer.after_step(state, point))
     except Stopped:
         # The state is whole between any two events, also in the middle of a validation.
         writer.save(state)
         raise
-    finally:
-        writer.close()
-    return meter, writer.seconds
+    # Written while the model is tested and saved.
+    writer.begin_last(state)
+    return meter
 
 
-def _train(
+def _make_steps(
     state: TrainState, job: PreparedJob, reporter: Reporter, on_step: Callable[[Point], None]
 ) -> TrainingMeter:
     plan = job.plan
