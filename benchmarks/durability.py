@@ -55,7 +55,7 @@ async def _overhead() -> dict[str, object]:
 
 
 def _directly() -> float:
-    """Train in a process of its own, as a run does, and without its imports, which a run does not pay either."""
+    """Train in a process of its own, as a run does; its imports do not count, as a run does not pay them."""
     command = [sys.executable, "-m", "benchmarks.durability"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

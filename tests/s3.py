@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -111,12 +112,13 @@ class FaultProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self.num_requests += 1
             threading.Thread(target=self._serve, args=(client, self._mode), daemon=True).start()
 
     def _serve(self, client: socket.socket, mode: Mode) -> None:
         self._open.add(client)
         try:
+            if mode in {"errors", "refusing"}:
+                self.num_requests += 1
             if mode == "errors":
                 client.recv(65536)
                 client.sendall(
@@ -133,9 +135,17 @@ class FaultProxy:
     def _pass_on(self, client: socket.socket, mode: Mode) -> None:
         delay = self.delay if mode == "slow" else 0.0
         is_write = threading.Event()
+
+        def look(data: bytes) -> None:
+            # A connection carries many requests, each with its first line at the beginning of a piece.
+            if data.startswith((b"GET ", b"HEAD ", b"PUT ", b"POST ", b"DELETE ")):
+                self.num_requests += 1
+            if data.startswith(b"PUT "):
+                is_write.set()
+
         with socket.create_connection(("127.0.0.1", self.target)) as server:
             self._open.add(server)
-            there = threading.Thread(target=_copy, args=(client, server, 0.0, is_write), daemon=True)
+            there = threading.Thread(target=_copy, args=(client, server, 0.0, look), daemon=True)
             there.start()
             _copy(server, client, delay, lost=is_write if mode == "losing" else None)
             there.join()
@@ -152,14 +162,13 @@ def _copy(
     source: socket.socket,
     target: socket.socket,
     delay: float,
-    is_write: threading.Event | None = None,
+    look: Callable[[bytes], None] = lambda _: None,
     *,
     lost: threading.Event | None = None,
 ) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
-            if is_write is not None and data.startswith(b"PUT "):
-                is_write.set()
+            look(data)
             if lost is not None and lost.is_set():
                 break
             if delay:

@@ -71,7 +71,7 @@ async def test_killed_at_random_points_again_and_again(
     rng = random.Random(os.environ.get("CHAOS_SEED", "0"))
     start_worker()
     await client.start(spec_for("hunted", reviews, tiny))
-    steps = sorted(rng.sample(range(5, 700), kills))
+    steps = sorted(rng.sample(range(5, 500), kills))
     resumed = []
     for attempt, step in enumerate(steps, start=1):
         before = await at_step(client, "hunted", step, attempt=attempt)
@@ -254,7 +254,7 @@ async def test_a_loss_that_is_no_number_only_once_is_no_end(
 async def test_a_full_disk_at_every_write_in_turn_costs_no_step(
     client, start_worker, reviews, tiny, home, faults, undisturbed
 ):
-    for nth in range(4, 60, 11):
+    for nth in range(4, 50, 9):
         faults.add("store.write", "enospc", nth=nth)
     start_worker(environment=faults.environment())
     await client.start(spec_for("full", reviews, tiny))

@@ -42,15 +42,15 @@ async def test_every_run_that_was_killed_at_random_ends_with_the_same_bits(
 ):
     make, fields = KINDS[kind]
     rows = write_rows(tmp_path / "rows.csv", make)
-    expected, state = trained_directly(tmp_path, spec_for("calm", rows, tiny, epochs=24, **fields))
-    assert expected.steps > 350
+    expected, state = trained_directly(tmp_path, spec_for("calm", rows, tiny, epochs=36, **fields))
+    assert expected.steps > 700
     rng = random.Random(os.environ.get("CHAOS_SEED", kind))
     worker = start_worker()
     equal = 0
     for number in range(RUNS):
         name = f"{kind}-{number}"
-        await client.start(spec_for(name, rows, tiny, epochs=24, **fields))
-        for attempt, step in enumerate(sorted(rng.sample(range(1, 330), KILLS)), start=1):
+        await client.start(spec_for(name, rows, tiny, epochs=36, **fields))
+        for attempt, step in enumerate(sorted(rng.sample(range(1, 400), KILLS)), start=1):
             view = await at_step(client, name, step, attempt=attempt)
             # Of ten runs, one loses a worker with its trainer.
             if number % 10 == 0 and attempt == 1:
