@@ -20,6 +20,8 @@ from durabert.store.objects import open_store
 
 STEP: Final = 12
 """At which most faults strike: not one with a checkpoint."""
+LAST_STEP: Final = 36
+"""The training has no fewer steps."""
 COMMIT_PLACES: Final = (
     "checkpoint.file",
     "checkpoint.file written",
@@ -93,7 +95,9 @@ async def _trainer_killed(bench: Bench, run: str, plan: Plan) -> Told:
 def _killed_often(kills: int) -> Act:
     async def act(bench: Bench, run: str, plan: Plan) -> Told:
         rng = random.Random(kills)  # noqa: S311 - no secret
-        marks = [plan.add("step.backward", "kill", nth=rng.randint(2, STEP)) for _ in range(kills)]
+        # By step and not by steps made in a process: attempts that never reach a checkpoint wait ever longer.
+        steps = sorted(rng.sample(range(2, LAST_STEP), kills))
+        marks = [plan.add("step.backward", "kill", when=step) for step in steps]
         bench.start_worker(run, plan)
         await asyncio.gather(*(struck(mark) for mark in marks))
         return Told(plan.num_struck(), await bench.attempt(run, kills + 1))
