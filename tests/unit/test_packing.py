@@ -144,7 +144,7 @@ def test_there_are_few_shapes():
         batch = layout.batch(tokens(lengths), np.arange(32))
         assert batch.inputs["input_ids"].shape[1] % 64 == 0
         shapes |= {(bucket.count, bucket.length) for bucket in batch.inputs["packing"].buckets}
-    assert {length for _, length in shapes} == {8, 16, 32, 64}
+    assert {length for _, length in shapes} == {16, 32, 64}
     assert len(shapes) < 30
 
 

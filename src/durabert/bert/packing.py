@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface
 
 from durabert.bert.batches import Batch, Indices
@@ -32,9 +33,11 @@ HIDDEN: Final = -1e30
 # A matrix product of a new shape is compiled first, which takes longer than the product: hence few shapes.
 ROUND_TOKENS: Final = 64
 """T is a multiple of it."""
+ROUND_FIRST: Final = 8
+"""Of the first tokens of the sequences, where no others are needed any more."""
 ROUND_COUNT: Final = 4
 """N is a power of two up to it, and a multiple of it beyond."""
-SHORT: Final = 8
+SHORT: Final = 16
 LONG: Final = 64
 """L is a power of two from ``SHORT`` to ``LONG``, and a multiple of ``LONG`` beyond."""
 
@@ -319,26 +322,62 @@ def install(model: Any) -> Callable[[], None]:
     """
     before = model.config._attn_implementation  # noqa: SLF001 - Transformers has no other way to ask
     model.set_attn_implementation(ATTENTION)
-    base = model.base_model
-    means = getattr(model.config, "classifier_pooling", None) == "mean"
-
-    def one_row_a_sequence(base: Any, _: Any, keywords: dict[str, Any], output: Any) -> Any:
-        packing = keywords.get("packing")
-        if packing is not None:
-            rows_TF = output.last_hidden_state[0]
-            rows_BF = _means(rows_TF, packing) if means else rows_TF.index_select(0, packing.first_B)
-            output.last_hidden_state = rows_BF[:, None]
-            if output.get("pooler_output") is not None:
-                output.pooler_output = base.pooler(output.last_hidden_state)
-        return output
-
-    hook = base.register_forward_hook(one_row_a_sequence, with_kwargs=True)
+    pooling = _Pooling(means=getattr(model.config, "classifier_pooling", None) == "mean")
+    hooks = pooling.hooks(model)
 
     def undo() -> None:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         model.set_attn_implementation(before)
 
     return undo
+
+
+class _Pooling:
+    """Leaves one row of each sequence to the head, as early as it can be."""
+
+    def __init__(self, *, means: bool) -> None:
+        self._means = means
+        self._packing: Packing | None = None
+        self._is_short = False
+
+    def hooks(self, model: Any) -> list[RemovableHandle]:
+        base = model.base_model
+        hooks = [
+            base.register_forward_pre_hook(self._begin, with_kwargs=True),
+            base.register_forward_hook(self._end),
+        ]
+        # What follows on attention in the last layer of BERT and its kin needs no more than the first tokens.
+        last = [module for name, module in base.named_modules() if name.endswith(".attention.output")][-1:]
+        if not self._means:
+            hooks += [module.register_forward_pre_hook(self._shorten) for module in last]
+        return hooks
+
+    def _begin(self, _: Any, __: Any, keywords: dict[str, Any]) -> None:
+        self._packing, self._is_short = keywords.get("packing"), False
+
+    def _shorten(self, _: Any, rows: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if self._packing is None:
+            return None
+        self._is_short = True
+        first = self._packing.first_B
+        # Few shapes here, too.
+        first = functional.pad(first, (0, -len(first) % ROUND_FIRST))
+        return tuple(tensor.index_select(1, first) for tensor in rows)
+
+    def _end(self, base: Any, _: Any, output: Any) -> Any:
+        packing = self._packing
+        if packing is None:
+            return output
+        rows_TF = output.last_hidden_state[0]
+        if self._means:
+            rows_BF = _means(rows_TF, packing)
+        else:
+            rows_BF = rows_TF[: len(packing.first_B)] if self._is_short else rows_TF[packing.first_B]
+        output.last_hidden_state = rows_BF[:, None]
+        if output.get("pooler_output") is not None:
+            output.pooler_output = base.pooler(output.last_hidden_state)
+        return output
 
 
 def _means(rows_TF: torch.Tensor, packing: Packing) -> torch.Tensor:
