@@ -34,7 +34,9 @@ def spec_for(name, data, model, *, every=EVERY, **config) -> ExperimentSpec:
     )
 
 
-def trained_directly(directory: Path, spec: ExperimentSpec) -> tuple[TrainedModel, str]:
+def trained_directly(
+    directory: Path, spec: ExperimentSpec, *, every: int | None = None
+) -> tuple[TrainedModel, str]:
     """Return what the only run of an experiment gives without a server, and the digest of its state."""
     [config] = spec.runs
     attempt = Attempt.begin(
@@ -52,7 +54,7 @@ def trained_directly(directory: Path, spec: ExperimentSpec) -> tuple[TrainedMode
         output=directory / "model",
         report=lambda _: None,
         should_stop=lambda: False,
-        checkpoints=Checkpoints(attempt),
+        checkpoints=Checkpoints(attempt, every_steps=every),
     )
     return trained, attempt.state_sha256
 

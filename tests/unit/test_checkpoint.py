@@ -71,10 +71,11 @@ def run(config, data, output, *, shelf, stop_after=None, every=None, files=None,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", DATA)
-def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "precision"), [*((kind, "fp32") for kind in DATA), ("dropout", "auto")])
+def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, kind, precision):
     make, options = DATA[kind]
-    config, data = config_for(build_model(tmp_path / "model", **options)), make()
+    config = config_for(build_model(tmp_path / "model", **options), precision=precision)
+    data = make()
     calm = Shelf()
     undisturbed = run(config, data, tmp_path / "calm", shelf=calm)
     shelf = Shelf()
