@@ -69,14 +69,16 @@ async def test_killed_at_each_step_of_a_commit(
 
 
 @pytest.mark.long
-async def test_killed_at_random_points_again_and_again(
-    client, start_worker, reviews, tiny, home, undisturbed
-):
+@pytest.mark.timeout(600)
+async def test_killed_at_random_points_again_and_again(client, start_worker, reviews, tiny, home, tmp_path):
     kills = int(os.environ.get("CHAOS_KILLS", "5"))
     rng = random.Random(os.environ.get("CHAOS_SEED", "0"))
+    # A step is seen up to a second late, some 200 steps: the last kill must come before the end.
+    epochs = 30 * kills
+    undisturbed = trained_directly(tmp_path / "calm", spec_for("calm", reviews, tiny, epochs=epochs))
     start_worker()
-    await client.start(spec_for("hunted", reviews, tiny))
-    steps = sorted(rng.sample(range(5, 500), kills))
+    await client.start(spec_for("hunted", reviews, tiny, epochs=epochs))
+    steps = sorted(rng.sample(range(5, 5 * epochs), kills))
     resumed = []
     for attempt, step in enumerate(steps, start=1):
         before = await at_step(client, "hunted", step, attempt=attempt)
