@@ -21,7 +21,6 @@ class Draw(enum.IntEnum):
     HEAD = 1
     ORDER = 2
     DROPOUT = 3
-    MASK = 4
 
 
 def stream(seed: int, draw: Draw, *position: int) -> np.random.SeedSequence:
