@@ -114,10 +114,15 @@ async def test_a_worker_told_to_stop_lets_short_work_finish(client, start_worker
 async def test_one_slot_trains_one_run_at_a_time_and_two_workers_share(client, start_worker, reviews, tiny):
     start_worker("--slots", "1")
     names = ["shared-a", "shared-b"]
-    for name in names:
-        await client.start(spec_for(name, reviews, tiny, **LONG))
+    # One after the other: of two that are started at once either may come first.
+    await client.start(spec_for("shared-a", reviews, tiny, **LONG))
     await training(client, "shared-a")
-    assert (await client.run_status("shared-b")).status == "queued"
+    await client.start(spec_for("shared-b", reviews, tiny, **LONG))
+
+    async def waits() -> bool:
+        return (await client.run_status("shared-b")).status == "queued"
+
+    await until(waits, seconds=30, what="shared-b waits for the slot")
 
     start_worker("--slots", "1")
     view = await training(client, "shared-b")
