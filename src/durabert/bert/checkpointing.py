@@ -114,7 +114,9 @@ class CheckpointWriter:
         Raises:
             AttemptSuperseded: a later attempt has taken over.
         """
+        began = self._clock()
         self._collect(wait=True)
+        self.seconds += self._clock() - began
         if self._committed != _place(state.step, state.history):
             self._begin(state)
 

@@ -10,7 +10,7 @@ from durabert.specs.base import RunName, Wire, checked_run
 from durabert.specs.data import DataSpec
 
 CURVE_FILE: Final = "curve.parquet"
-"""The file of a checkpoint that holds the points of the curve since the one before; no part of the state."""
+"""The steps since the checkpoint before; no part of the state, and never dropped: the curve stays whole."""
 
 
 class CheckpointPolicy(Wire):

@@ -16,8 +16,6 @@ from durabert.specs.durability import CURVE_FILE
 from durabert.store.journal import Entry, Journal, Record
 from durabert.store.objects import ObjectMissing, ObjectStore
 
-"""The steps since the checkpoint before; never dropped, so that the curve of a run stays whole."""
-
 
 @dataclass(frozen=True)
 class FileRef:
