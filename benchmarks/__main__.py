@@ -7,7 +7,7 @@ import json
 import sys
 import time
 
-NAMES = ("startup", "overhead", "lifecycle", "inference")
+NAMES = ("startup", "overhead", "lifecycle", "inference", "training")
 """Without ``durability``, which trains for a quarter of an hour, and ``store_size``, which writes 14 GB."""
 
 

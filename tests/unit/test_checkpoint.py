@@ -13,6 +13,7 @@ from durabert.bert.checkpoint import StateCopier, files_of, load_state
 from durabert.bert.checkpointing import LONGEST_INTERVAL, SHORTEST_INTERVAL, Checkpoints, CheckpointWriter
 from durabert.bert.curve import Point, from_parquet
 from durabert.bert.loop import fine_tune
+from durabert.bert.packing import PackedLayout
 from durabert.bert.progress import Stopped
 from durabert.bert.steps import StepReport, TrainState, train
 from durabert.errors import AttemptSuperseded, CheckpointNotUsable, StoreUnavailable, TrainingDiverged
@@ -70,10 +71,11 @@ def run(config, data, output, *, shelf, stop_after=None, every=None, files=None,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", DATA)
-def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "precision"), [*((kind, "fp32") for kind in DATA), ("dropout", "auto")])
+def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, kind, precision):
     make, options = DATA[kind]
-    config, data = config_for(build_model(tmp_path / "model", **options)), make()
+    config = config_for(build_model(tmp_path / "model", **options), precision=precision)
+    data = make()
     calm = Shelf()
     undisturbed = run(config, data, tmp_path / "calm", shelf=calm)
     shelf = Shelf()
@@ -258,19 +260,17 @@ def test_a_copy_does_not_change_while_training_goes_on(tiny):
 
 
 def test_memory_that_is_too_small_halves_the_pieces_and_keeps_the_batch(tiny, monkeypatch):
-    from durabert.bert import steps
-
     plan, state = plan_and_state(tiny)
     sizes = []
-    collate = steps.collate
+    real = PackedLayout.batch
 
-    def small_memory(tokens, indices, **options):
+    def small_memory(layout, tokens, indices):
         if len(indices) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         sizes.append(len(indices))
-        return collate(tokens, indices, **options)
+        return real(layout, tokens, indices)
 
-    monkeypatch.setattr(steps, "collate", small_memory)
+    monkeypatch.setattr(PackedLayout, "batch", small_memory)
     after_steps(state, plan, 2)
 
     assert state.micro_batches == 4
@@ -278,20 +278,18 @@ def test_memory_that_is_too_small_halves_the_pieces_and_keeps_the_batch(tiny, mo
 
 
 def test_running_out_of_memory_at_a_step_gives_the_bits_of_smaller_pieces_from_that_step(tiny, monkeypatch):
-    from durabert.bert import steps
-
     plan, state = plan_and_state(tiny)
-    real, struck = steps.collate, []
+    real, struck = PackedLayout.batch, []
 
-    def once(tokens, indices, **options):
+    def once(layout, tokens, indices):
         if state.step == 5 and not struck:
             struck.append(state.step)
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(tokens, indices, **options)
+        return real(layout, tokens, indices)
 
-    monkeypatch.setattr(steps, "collate", once)
+    monkeypatch.setattr(PackedLayout, "batch", once)
     after_steps(state, plan, 9)
-    monkeypatch.setattr(steps, "collate", real)
+    monkeypatch.setattr(PackedLayout, "batch", real)
     _, expected = plan_and_state(tiny)
     after_steps(expected, plan, 5)
     expected.micro_batches = 2
@@ -302,13 +300,11 @@ def test_running_out_of_memory_at_a_step_gives_the_bits_of_smaller_pieces_from_t
 
 
 def test_memory_too_small_for_one_example_is_an_error(tiny, monkeypatch):
-    from durabert.bert import steps
-
-    def never(*_, **__):
+    def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(steps, "collate", never)
     plan, state = plan_and_state(tiny)
+    monkeypatch.setattr(PackedLayout, "batch", never)
 
     with pytest.raises(torch.OutOfMemoryError):
         after_steps(state, plan, 1)

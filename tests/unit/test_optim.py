@@ -68,3 +68,39 @@ def test_a_short_gradient_and_one_without_limit_stay_as_they_are(clip_norm):
     parameter.grad = torch.tensor([3.0, 4.0])
     assert clip_gradient([parameter], clip_norm=clip_norm) == pytest.approx(5.0)
     assert parameter.grad.tolist() == [3.0, 4.0]
+
+
+def stepped(*, sparse: bool, clip_norm: float | None) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 4, sparse=sparse), nn.Linear(4, 2)).double()
+    optimizer = build_optimizer(model, weight_decay=0.1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.01
+    for step in range(4):
+        optimizer.zero_grad(set_to_none=True)
+        # Two pieces of a batch, and tokens that come more than once.
+        for piece in range(2):
+            model(torch.tensor([1, 3, 3, 7 + step + piece])).square().sum().backward()
+        norm = float(optimizer.gradient_norm())
+        if sparse:
+            optimizer.update(norm=norm, clip_norm=clip_norm)
+        else:
+            clip_gradient(list(model.parameters()), clip_norm=clip_norm)
+            optimizer.step()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5, 1000.0])
+def test_a_step_with_a_sparse_gradient_is_that_with_a_dense_and_clipped_one(clip_norm):
+    expected = stepped(sparse=False, clip_norm=clip_norm)
+
+    for name, tensor in stepped(sparse=True, clip_norm=clip_norm).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7)
+
+
+def test_the_norm_of_a_sparse_gradient_is_that_of_its_sums():
+    embedding = nn.Embedding(9, 2, sparse=True)
+    optimizer = build_optimizer(embedding, weight_decay=0.0)
+    embedding(torch.tensor([4, 4, 4])).sum().backward()
+
+    assert float(optimizer.gradient_norm()) == pytest.approx(3 * 2**0.5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,10 +59,32 @@ def micro_batches(indices: Indices, parts: int) -> list[Indices]:
 class Batch:
     """Examples of a batch as tensors."""
 
-    inputs: dict[str, torch.Tensor]
-    """``input_ids``, ``attention_mask`` and possibly ``token_type_ids``, each (B, T) int64."""
+    inputs: dict[str, Any]
+    """What the model is called with: ``input_ids`` and more, int64 tensors."""
     num_tokens: int
     """Tokens without padding."""
+
+
+class Layout(Protocol):
+    """How the examples of a batch lie in memory."""
+
+    def batch(self, tokens: Tokens, indices: Indices) -> Batch:
+        """Return the examples of these numbers, whose logits the model gives in their order."""
+
+
+@dataclass(frozen=True)
+class PaddedLayout:
+    """Each example in a row of its own, padded to the longest of the batch."""
+
+    pad_id: int
+    """Token that fills up."""
+    max_length: int
+    """T is never above it, as the model may have no more positions."""
+    device: torch.device
+
+    def batch(self, tokens: Tokens, indices: Indices) -> Batch:
+        """Return ``input_ids``, ``attention_mask`` and possibly ``token_type_ids``, each (B, T)."""
+        return collate(tokens, indices, pad_id=self.pad_id, max_length=self.max_length, device=self.device)
 
 
 def collate(tokens: Tokens, indices: Indices, *, pad_id: int, max_length: int, device: torch.device) -> Batch:

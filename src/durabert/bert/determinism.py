@@ -21,6 +21,7 @@ class Draw(enum.IntEnum):
     HEAD = 1
     ORDER = 2
     DROPOUT = 3
+    MASK = 4
 
 
 def stream(seed: int, draw: Draw, *position: int) -> np.random.SeedSequence:

@@ -109,6 +109,7 @@ def fine_tune(
             meter = _train(state, job, reporter, writer)
             assert state.best is not None
             job.model.load_state_dict(state.best.weights)
+            state.forward.weights_changed()
             test = _test(state, job, reporter)
             reporter.phase("saving", eta_seconds=0.0)
             card = _card(job, data, state, state.best, test)

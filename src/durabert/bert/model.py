@@ -42,6 +42,8 @@ class Classifier:
     """Whether it tells the tokens of two texts apart."""
     position_limit: int | None
     """Longest input in tokens; none without a limit."""
+    first_position: int
+    """Number of the position of the first token, 0 for most models."""
 
 
 def resolve_model(name: str) -> Path:
@@ -79,14 +81,14 @@ def load_classifier(
     config.label2id = {label: number for number, label in enumerate(labels)}
     with torch_seeded(seed, Draw.HEAD):
         model = _load(path, config)
-    limit = _position_limit(model)
+    first, limit = _positions(model)
     if limit is not None and max_length > limit:
         raise SpecInvalid(
             f"max_length is {max_length}, but should be at most {limit}, "
             f"the number of positions of model {str(path)!r}"
         )
     takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    return Classifier(model, takes_types and getattr(config, "type_vocab_size", 0) > 1, limit)
+    return Classifier(model, takes_types and getattr(config, "type_vocab_size", 0) > 1, limit, first)
 
 
 def require_vocabulary(tokenizer: Any, model: Any) -> None:
@@ -201,13 +203,14 @@ def _require_body(model: Any, info: dict[str, Any], path: Path) -> None:
         )
 
 
-def _position_limit(model: Any) -> int | None:
+def _positions(model: Any) -> tuple[int, int | None]:
+    """Return the number of the first position, and how many there are."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
             # RoBERTa and its kin count positions from the padding index on.
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - reserved
-    return getattr(model.config, "max_position_embeddings", None)
+            first = 0 if module.padding_idx is None else module.padding_idx + 1
+            return first, module.num_embeddings - first
+    return 0, getattr(model.config, "max_position_embeddings", None)
 
 
 def _line(error: Exception) -> str:

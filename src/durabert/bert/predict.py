@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from durabert.bert.atomic import appearing
+from durabert.bert.batches import PaddedLayout
 from durabert.bert.card import FACTS, ModelFacts
 from durabert.bert.data import TextRow, TextSource, read_texts
-from durabert.bert.device import Compute, Dtypes, device_errors, process_peak_memory_mib
+from durabert.bert.device import Compute, device_errors, process_peak_memory_mib
+from durabert.bert.forward import Forward
+from durabert.bert.layout import choose_layout
 from durabert.bert.metrics import THRESHOLD
 from durabert.bert.model import Classifier, load_classifier, require_vocabulary
 from durabert.bert.outputs import PredictionFile, prediction_file
@@ -74,7 +76,7 @@ class Predictor:
     @property
     def compute(self) -> Compute:
         """Device and precision of the predictions."""
-        return self.scorer.compute
+        return self.scorer.forward.compute
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Predict on texts, in their order.
@@ -288,12 +290,9 @@ def _most_probable(labels: Sequence[str], row: list[float]) -> Prediction:
 
 def _scorer(classifier: Classifier, compute: Compute, facts: ModelFacts, *, pad_id: int) -> Scorer:
     model = classifier.model.to(compute.device).requires_grad_(requires_grad=False)
-    if compute.precision != "fp32":
-        # What autocast does before each product, once.
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.to(Dtypes[compute.precision])
-    return Scorer(model, compute, pad_id=pad_id, max_length=facts.max_length)
+    padded = PaddedLayout(pad_id, facts.max_length, compute.device)
+    layout, _ = choose_layout(model, padded, compute, first_position=classifier.first_position)
+    return Scorer(Forward.of(model, compute), layout)
 
 
 def _count(source: TextSource, reporter: Reporter) -> int:

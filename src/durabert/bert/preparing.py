@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from durabert.bert.batches import BatchOrder
+from durabert.bert.batches import BatchOrder, Layout, PaddedLayout
 from durabert.bert.data import Split, TrainingData
 from durabert.bert.device import Compute
+from durabert.bert.layout import choose_layout
 from durabert.bert.loss import build_loss, label_array
 from durabert.bert.model import load_classifier, require_vocabulary, resolve_model
 from durabert.bert.progress import Reporter
@@ -50,13 +52,18 @@ def prepare(
     )
     require_vocabulary(tokenizer, classifier.model)
     model = classifier.model.to(compute.device)
-    deterministic = _hold_to_deterministic_kernels(model, compute)
+    padded = PaddedLayout(tokenizer.pad_token_id, config.max_length, compute.device)
+    deterministic = _hold_to_deterministic_kernels(model, padded, compute)
+    layout, notices = choose_layout(model, padded, compute, first_position=classifier.first_position)
+    if compute.device.type == "cpu":
+        # The optimizer takes it from there.
+        model.get_input_embeddings().sparse = True
     reporter.phase("tokenizing")
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    notices = [*data.notices]
+    notices = [*data.notices, *notices]
     texts = _Texts(data, config, tokenizer, classifier.uses_types, reporter, token_cache, notices)
     examples = {name: texts.examples(name, split) for name, split in splits.items() if split is not None}
-    plan = _plan(config, data, compute, metric, examples, pad_id=tokenizer.pad_token_id)
+    plan = _plan(config, data, compute, metric, examples, layout)
     return PreparedJob(model, tokenizer, plan, examples.get("test"), deterministic, tuple(notices))
 
 
@@ -104,8 +111,7 @@ def _plan(
     compute: Compute,
     metric: str,
     examples: dict[str, Examples],
-    *,
-    pad_id: int,
+    layout: Layout,
 ) -> TrainPlan:
     train_examples = examples["train"]
     loss = build_loss(
@@ -120,19 +126,19 @@ def _plan(
         loss=loss,
         metric=metric,
         compute=compute,
-        pad_id=pad_id,
+        layout=layout,
         order=BatchOrder(len(train_examples), config.batch_size, config.seed),
     )
 
 
-def _hold_to_deterministic_kernels(model: Any, compute: Compute) -> bool:
+def _hold_to_deterministic_kernels(model: Any, layout: Layout, compute: Compute) -> bool:
     # Some model types have operations without a deterministic kernel on some devices; a small
     # step tells, and training goes on without the promise rather than not at all.
-    ids = torch.ones((2, 8), dtype=torch.int64, device=compute.device)
+    tokens = Tokens(np.ones(14, np.int32), np.array([0, 6, 14]), None, 0)
     model.train()
     try:
         with compute.autocast():
-            logits = model(input_ids=ids, attention_mask=ids).logits
+            logits = model(**layout.batch(tokens, np.arange(2)).inputs).logits
         logits.float().sum().backward()
     except RuntimeError as error:
         if "deterministic" not in str(error):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from durabert.bert.batches import Indices, by_length, collate
-from durabert.bert.device import Compute
+from durabert.bert.batches import Indices, Layout, by_length
+from durabert.bert.forward import Forward
 from durabert.bert.tokens import Tokens
 
 TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 65536}
@@ -25,25 +25,22 @@ TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 65536}
 class Scorer:
     """A model that is ready to score."""
 
-    model: Any
-    compute: Compute
-    pad_id: int
-    max_length: int
+    forward: Forward
+    layout: Layout
 
     def batches(self, tokens: Tokens) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
         """Yield example numbers and their fp32 logits, (B, C), longest examples first."""
-        self.model.eval()
-        device = self.compute.device
-        for indices in by_length(tokens.lengths, token_budget=TOKEN_BUDGET[device.type]):
-            batch = collate(tokens, indices, pad_id=self.pad_id, max_length=self.max_length, device=device)
+        self.forward.model.eval()
+        for indices in by_length(tokens.lengths, token_budget=TOKEN_BUDGET[self.forward.compute.device.type]):
+            batch = self.layout.batch(tokens, indices)
             # Opened for each batch: a generator must not leave the mode on while it waits.
-            with torch.inference_mode(), self.compute.autocast():
-                logits_BC = self.model(**batch.inputs).logits
-            yield indices, logits_BC.float().cpu().numpy()
+            with torch.inference_mode():
+                logits_BC = self.forward.logits(batch)
+            yield indices, logits_BC.cpu().numpy()
 
     def logits(self, tokens: Tokens, *, on_batch: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
         """Return the logits of all examples in their order, (N, C); ``on_batch`` may raise."""
-        logits_NC = np.empty((len(tokens), self.model.config.num_labels), np.float32)
+        logits_NC = np.empty((len(tokens), self.forward.model.config.num_labels), np.float32)
         for indices, logits_BC in self.batches(tokens):
             logits_NC[indices] = logits_BC
             on_batch()

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from durabert.bert.batches import BatchOrder, Indices, collate, micro_batches
-from durabert.bert.determinism import Draw, seed_torch
+from durabert.bert.batches import BatchOrder, Indices, Layout, micro_batches
 from durabert.bert.device import Compute
+from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
-from durabert.bert.optim import build_optimizer, clip_gradient, learning_rate
+from durabert.bert.optim import AdamW, build_optimizer, clip_gradient, learning_rate
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens
 from durabert.errors import TrainingDiverged
@@ -51,7 +51,7 @@ class TrainPlan:
     loss: Loss
     metric: str
     compute: Compute
-    pad_id: int
+    layout: Layout
     order: BatchOrder
 
     @property
@@ -63,10 +63,6 @@ class TrainPlan:
     def num_steps(self) -> int:
         """Optimizer steps of all epochs, without early stopping."""
         return self.steps_per_epoch * self.config.epochs
-
-    def scorer(self, model: Any) -> Scorer:
-        """Return what computes the logits of whole splits."""
-        return Scorer(model, self.compute, pad_id=self.pad_id, max_length=self.config.max_length)
 
 
 @dataclass
@@ -84,7 +80,8 @@ class TrainState:
     """What changes during a training; whole between any two events of ``train``."""
 
     model: Any
-    optimizer: torch.optim.Optimizer
+    forward: Forward
+    optimizer: AdamW
     scaler: torch.amp.GradScaler | None = None
     """Only for fp16, whose small gradients would vanish without it."""
     step: int = 0
@@ -102,7 +99,13 @@ class TrainState:
         """Return the state before the first step."""
         scaler = torch.amp.GradScaler(plan.compute.device.type) if plan.compute.precision == "fp16" else None
         optimizer = build_optimizer(model, weight_decay=plan.config.weight_decay)
-        return cls(model, optimizer, scaler, micro_batches=plan.config.gradient_accumulation)
+        return cls(
+            model,
+            Forward.of(model, plan.compute),
+            optimizer,
+            scaler,
+            micro_batches=plan.config.gradient_accumulation,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ def train(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
         TrainingDiverged: loss, gradient or predictions are not finite; the weights are those of the last
             good step.
     """
+    # They may have been loaded.
+    state.forward.weights_changed()
     while not is_finished(state, plan):
         if state.step == (len(state.history) + 1) * plan.steps_per_epoch:
             yield from _end_epoch(state, plan)
@@ -175,6 +180,7 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
         group["lr"] = rate
     loss, num_tokens = _backward_that_fits(state, plan, indices)
     _update(state, plan, loss)
+    state.forward.weights_changed()
     state.step += 1
     state.epoch_loss += loss * len(indices)
     state.epoch_examples += len(indices)
@@ -210,35 +216,29 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[flo
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
     for number, rows in enumerate(micro_batches(np.arange(len(indices)), state.micro_batches)):
-        seed_torch(plan.config.seed, Draw.DROPOUT, state.step, number)
+        state.forward.begin(plan.config.seed, state.step, number)
         reach("step.backward", state.step)
-        batch = collate(
-            plan.train.tokens,
-            indices[rows],
-            pad_id=plan.pad_id,
-            max_length=plan.config.max_length,
-            device=device,
-        )
-        with plan.compute.autocast():
-            logits_BC = state.model(**batch.inputs).logits
+        batch = plan.layout.batch(plan.train.tokens, indices[rows])
         # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
-        loss = plan.loss.sum(logits_BC.float(), labels[rows[0] : rows[-1] + 1]) / divisor
+        loss = plan.loss.sum(state.forward.logits(batch), labels[rows[0] : rows[-1] + 1]) / divisor
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        state.forward.gradients_taken()
         total += loss.detach()
         num_tokens += batch.num_tokens
     return math.nan if strikes("step.nan", state.step) else float(total.item()), num_tokens
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
-    parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
-    if state.scaler is not None:
-        state.scaler.unscale_(state.optimizer)
-    norm = float(clip_gradient(parameters, clip_norm=plan.config.clip_norm).item())
-    # Before step(): Adam moments that absorbed a NaN never recover.
-    _require_finite(state, loss, norm)
+    clip_norm = plan.config.clip_norm
+    # The gradient is looked at before the step: Adam moments that absorbed a NaN never recover.
     if state.scaler is None:
-        state.optimizer.step()
+        norm = float(state.optimizer.gradient_norm().item())
+        _require_finite(state, loss, norm)
+        state.optimizer.update(norm=norm, clip_norm=clip_norm)
     else:
+        state.scaler.unscale_(state.optimizer)
+        parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
+        _require_finite(state, loss, float(clip_gradient(parameters, clip_norm=clip_norm).item()))
         state.scaler.step(state.optimizer)
         state.scaler.update()
 
@@ -282,7 +282,7 @@ def score_split(
     """
     logits_NC = np.empty((len(examples), len(plan.label_names)), np.float32)
     done = 0
-    for indices, logits_BC in plan.scorer(state.model).batches(examples.tokens):
+    for indices, logits_BC in Scorer(state.forward, plan.layout).batches(examples.tokens):
         logits_NC[indices] = logits_BC
         done += len(indices)
         yield EvalReport(done, len(examples))

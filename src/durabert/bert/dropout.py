@@ -1,0 +1,61 @@
+"""Dropout on a CPU, from a counter-based generator: cheaper than torch's and a pure function of its place."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from durabert.bert.determinism import Draw, stream
+
+LEVELS: Final = 1 << 16
+"""A draw has 16 bits: probabilities are multiples of 1/65,536, and the scale is that of the rounded one."""
+
+
+class Masks:
+    """The masks of a forward pass; the n-th is a pure function of seed, step, micro-batch and n.
+
+    Source:
+        Philox: Salmon et al. 2011. Dropout: Srivastava et al. 2014, scaled while training.
+    """
+
+    def __init__(self) -> None:
+        self.begin(0, 0, 0)
+
+    def begin(self, seed: int, step: int, micro_batch: int) -> None:
+        """Start the masks of a micro-batch of a step."""
+        self._source = np.random.Philox(stream(seed, Draw.MASK, step, micro_batch))
+
+    def draw(self, shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor that is 0 with probability ``p`` and 1 / (1 - ``p``) otherwise."""
+        count = shape.numel()
+        bits = self._source.random_raw(-(-count // 4)).view(np.int16)[:count]
+        dropped = round(p * LEVELS)
+        if dropped == LEVELS:
+            return torch.zeros(shape, dtype=dtype)
+        kept = torch.from_numpy(bits) >= dropped - LEVELS // 2
+        scale = torch.tensor(LEVELS / (LEVELS - dropped), dtype=dtype)
+        return torch.where(kept, scale, torch.zeros((), dtype=dtype)).view(shape)
+
+
+class MaskedDropout(torch.nn.Dropout):
+    """``torch.nn.Dropout`` with masks from ``Masks``."""
+
+    def __init__(self, p: float, masks: Masks) -> None:
+        super().__init__(p)
+        self._masks = masks
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name that torch gives it
+        """Return the input with some values 0 and the others scaled, while training."""
+        if not self.training or self.p == 0:
+            return input
+        return input * self._masks.draw(input.shape, self.p, input.dtype)
+
+
+def replace_dropout(model: Any, masks: Masks) -> None:
+    """Let every dropout layer of a model take its masks from ``masks``."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Dropout:
+                setattr(module, name, MaskedDropout(child.p, masks))

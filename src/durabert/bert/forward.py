@@ -1,0 +1,62 @@
+"""The forward pass of a model, in the precision that was chosen and with chance a function of its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from durabert.bert.batches import Batch
+from durabert.bert.determinism import Draw, seed_torch
+from durabert.bert.device import Compute, Dtypes
+from durabert.bert.dropout import Masks, replace_dropout
+from durabert.bert.half import HalfWeights
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A model with fp32 weights, and what it is computed with."""
+
+    model: Any
+    compute: Compute
+    masks: Masks | None
+    """Where dropout comes from on a CPU; elsewhere from torch."""
+    half: HalfWeights | None
+    """On a CPU in half precision; elsewhere autocast converts."""
+
+    @classmethod
+    def of(cls, model: Any, compute: Compute) -> Forward:
+        """Return the forward pass of a model on its device; its dropout layers may be others after that."""
+        if compute.device.type != "cpu":
+            return cls(model, compute, None, None)
+        masks = Masks()
+        replace_dropout(model, masks)
+        half = None if compute.precision == "fp32" else HalfWeights(model, Dtypes[compute.precision])
+        return cls(model, compute, masks, half)
+
+    def begin(self, seed: int, step: int, micro_batch: int) -> None:
+        """Set all sources of chance for a micro-batch of a step."""
+        seed_torch(seed, Draw.DROPOUT, step, micro_batch)
+        if self.masks is not None:
+            self.masks.begin(seed, step, micro_batch)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Return the logits of the examples of a batch, (B, C) in fp32."""
+        inputs = {**batch.inputs, "masks": self.masks} if "packing" in batch.inputs else batch.inputs
+        if self.half is not None:
+            logits: torch.Tensor = self.half(**inputs).logits
+            return logits.float()
+        with self.compute.autocast():
+            logits = self.model(**inputs).logits
+        return logits.float()
+
+    def gradients_taken(self) -> None:
+        """See to it that the gradients of a backward pass are with the model's own weights, in fp32."""
+        if self.half is not None:
+            self.half.take_gradients()
+
+    def weights_changed(self) -> None:
+        """Take over the model's weights, which have changed."""
+        if self.half is not None:
+            self.half.refresh()

@@ -1,0 +1,64 @@
+"""Weights in half precision for forward and backward pass, made anew from fp32 ones after each step.
+
+Autocast converts each weight at each use and each activation between any two kernels; here the whole pass is
+in one precision, and a step converts each weight once. Of the embedding of the vocabulary only the rows that
+a batch looks up are converted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.func import functional_call
+
+
+class HalfWeights:
+    """The weights of a model in half precision beside its own."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        self._model = model
+        self._dtype = dtype
+        self._in_use = False
+        embedding = model.get_input_embeddings()
+        embedding.register_forward_hook(self._convert)
+        self._masters: dict[str, torch.nn.Parameter] = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter is not embedding.weight
+        }
+        self._halves: dict[str, torch.Tensor] = {
+            name: torch.nn.Parameter(master.detach().to(dtype), requires_grad=master.requires_grad)
+            for name, master in self._masters.items()
+        }
+        self._gradients = {
+            name: torch.zeros_like(master) for name, master in self._masters.items() if master.requires_grad
+        }
+
+    def refresh(self) -> None:
+        """Take over the model's weights, which have changed."""
+        with torch.no_grad():
+            torch._foreach_copy_(list(self._halves.values()), list(self._masters.values()))
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Call the model with these weights."""
+        self._in_use = True
+        try:
+            return functional_call(self._model, self._halves, kwargs=inputs)
+        finally:
+            self._in_use = False
+
+    def _convert(self, _: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
+        return rows.to(self._dtype) if self._in_use else rows
+
+    def take_gradients(self) -> None:
+        """Add the gradients of these weights, in fp32, to those of the model's own."""
+        for name, gradient in self._gradients.items():
+            half, master = self._halves[name], self._masters[name]
+            if half.grad is None:
+                continue
+            if master.grad is None:
+                master.grad = gradient.copy_(half.grad)
+            else:
+                gradient.add_(half.grad)
+            half.grad = None
