@@ -21,7 +21,7 @@ from durabert.bert.loop import fine_tune
 from durabert.client import Client
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 3
+PAIRS = 5
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 CONFIG = FineTuneConfig(epochs=36)
 """Some three minutes on two cores."""
@@ -40,10 +40,15 @@ async def _overhead() -> dict[str, object]:
             await client.start(ExperimentSpec(name="warm-up", data=DATA, runs=(FineTuneConfig(epochs=1),)))
             await client.wait("warm-up")
             for number in range(PAIRS):
-                direct.append(_directly())
+                # In turn, so that a machine which becomes slower or faster favours neither.
+                if number % 2 == 0:
+                    direct.append(_directly())
                 seconds, stood = await _durably(client, f"pair-{number}")
                 durable.append(seconds)
                 standstill.append(stood)
+                if number % 2:
+                    direct.append(_directly())
+                print(f"pair {number + 1}: {direct[-1]:.1f} s, {seconds:.1f} s", file=sys.stderr, flush=True)
     ratios = [b / a for a, b in zip(direct, durable, strict=True)]
     return {
         "direct_seconds": summary(direct),
