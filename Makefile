@@ -36,7 +36,8 @@ chaos: $(STAMP)  ## every fault of the chaos suite, some 40 minutes
 	@CHAOS_KILLS=20 CHAOS_RUNS=20 $(BIN)/pytest tests/chaos -m 'long or not long'
 	@$(BIN)/durabert chaos
 
-bench: $(STAMP)  ## the figures of docs/benchmarks.md, as JSON
+bench: $(STAMP)  ## the figures of docs/benchmarks.md, as a table and as benchmarks.json
+	@$(BIN)/python -m pip install --quiet --group bench -c constraints.txt
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove the virtual environment and caches

@@ -23,7 +23,7 @@ from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 5
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
-CONFIG = FineTuneConfig(epochs=36)
+CONFIG = FineTuneConfig(epochs=28)
 """Some three minutes on two cores."""
 ROWS, STEP = 1_000_000, 1_000_000
 

@@ -16,8 +16,9 @@ from durabert.bert import loop, steps
 from durabert.bert.data import load_training_data
 from durabert.bert.device import Compute, device_errors
 from durabert.bert.loop import Stopped, fine_tune
+from durabert.bert.profile import Laps
 from durabert.bert.progress import Reporter, TrainingMeter
-from durabert.bert.steps import EpochReport, TrainState, train
+from durabert.bert.steps import EpochReport, StepReport, TrainState, train
 from durabert.bert.weights import stored_sha256, weights_sha256
 from durabert.errors import (
     DeviceFault,
@@ -124,15 +125,35 @@ def test_accumulated_micro_batches_equal_the_whole_batch(calm_bert, weights):
     for parts in (1, 3, 7):
         config = config_for(calm_bert, batch_size=18, gradient_accumulation=parts, class_weights=weights)
         state, plan = prepared(config, data)
-        loss, num_tokens = steps._backward(state, plan, plan.order.indices(0))
+        loss = steps._backward(state, plan, plan.order.indices(0), Laps())
         gradients = {name: parameter.grad.to_dense() for name, parameter in state.model.named_parameters()}
-        computed.append((loss, num_tokens, gradients))
-    (loss, num_tokens, gradients), *others = computed
-    for other_loss, other_tokens, others_gradients in others:
+        computed.append((loss, gradients))
+    (loss, gradients), *others = computed
+    for other_loss, others_gradients in others:
         assert other_loss == pytest.approx(loss, rel=1e-5)
-        assert other_tokens == num_tokens
         for name, gradient in gradients.items():
             torch.testing.assert_close(others_gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def assert_profile(result):
+    profile = result.profile
+    shares = [profile.data_share, profile.forward_share, profile.backward_share, profile.optimizer_share]
+    assert all(share > 0 for share in shares)
+    assert 0.5 < sum(shares) <= 1
+    assert profile.checkpoint_share == 0
+    assert profile.flop_utilisation == pytest.approx(profile.model_gflops / profile.peak_gflops)
+    assert 0 < profile.flop_utilisation < 1
+
+
+def test_the_operations_of_a_step_are_those_of_its_products(bert):
+    state, plan = prepared(config_for(bert, batch_size=4), tiny.sentiment_data(8))
+    report = next(event for event in train(state, plan) if isinstance(event, StepReport))
+    lengths = plan.train.tokens.lengths[plan.order.indices(0)]
+    # Two layers: four products of 32 x 32 and two of 32 x 64; 6 operations a weight and a token.
+    weights = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    attention = 12 * 2 * 32 * int((lengths**2).sum())
+    assert report.num_tokens == lengths.sum()
+    assert report.operations == 6 * weights * lengths.sum() + attention
 
 
 def test_a_result_says_what_was_done(bert, tmp_path):
@@ -147,6 +168,7 @@ def test_a_result_says_what_was_done(bert, tmp_path):
     assert result.peak_device_memory_mib is None
     assert 50 < result.peak_memory_mib < 20_000
     assert result.examples_per_second == pytest.approx(200 / result.train_seconds)
+    assert_profile(result)
     assert {"durabert", "torch", "transformers"} <= set(result.versions)
     assert result.model_sha256 == stored_sha256(tmp_path / "out")
     assert [notice.split(":")[0] for notice in result.notices] == ["train", "validation", "test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,18 @@ from durabert.bert.determinism import Draw, stream
 
 LEVELS: Final = 1 << 16
 """A draw has 16 bits: probabilities are multiples of 1/65,536, and the scale is that of the rounded one."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place in a model where dropout strikes, in one forward pass: for kernels that draw for themselves."""
+
+    key: tuple[np.uint32, np.uint32]
+    """With the place of a value it decides whether the value is kept."""
+    dropped: np.uint32
+    """Out of ``LEVELS``."""
+    scale: np.float32
+    """Of what is kept."""
 
 
 class Masks:
@@ -37,6 +50,15 @@ class Masks:
         kept = torch.from_numpy(bits) >= dropped - LEVELS // 2
         scale = torch.tensor(LEVELS / (LEVELS - dropped), dtype=dtype)
         return torch.where(kept, scale, torch.zeros((), dtype=dtype)).view(shape)
+
+    def site(self, p: float) -> Site:
+        """Return the next place; it takes one draw of 64 bits."""
+        bits = int(self._source.random_raw())
+        dropped = round(p * LEVELS)
+        scale = LEVELS / (LEVELS - dropped) if dropped < LEVELS else 0.0
+        return Site(
+            (np.uint32(bits & 0xFFFFFFFF), np.uint32(bits >> 32)), np.uint32(dropped), np.float32(scale)
+        )
 
 
 class MaskedDropout(torch.nn.Dropout):

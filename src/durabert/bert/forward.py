@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from durabert.bert import fused
 from durabert.bert.batches import Batch
 from durabert.bert.determinism import Draw, seed_torch
 from durabert.bert.device import Compute, Dtypes
@@ -32,6 +33,7 @@ class Forward:
             return cls(model, compute, None, None)
         masks = Masks()
         replace_dropout(model, masks)
+        fused.install(model)
         half = None if compute.precision == "fp32" else HalfWeights(model, Dtypes[compute.precision])
         return cls(model, compute, masks, half)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from durabert.bert.allocator import keep_freed_memory
 from durabert.bert.card import ModelCard, versions, write_model
 from durabert.bert.checkpoint import load_state
 from durabert.bert.checkpointing import Checkpoints, CheckpointWriter, waiting
@@ -18,6 +19,7 @@ from durabert.bert.determinism import deterministic_kernels
 from durabert.bert.device import Compute, Precision, device_errors, process_peak_memory_mib
 from durabert.bert.metrics import Metrics, best_metric
 from durabert.bert.preparing import PreparedJob, prepare
+from durabert.bert.profile import Totals
 from durabert.bert.progress import Reporter, Stopped, TrainingMeter
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.steps import (
@@ -32,7 +34,7 @@ from durabert.bert.steps import (
     train,
 )
 from durabert.errors import CheckpointNotUsable
-from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts
+from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts, TrainingProfile
 
 __all__ = ["Stopped", "TrainedModel", "fine_tune"]
 
@@ -60,6 +62,7 @@ class TrainedModel:
     num_threads: int
     micro_batches: int
     checkpoint_seconds: float | None
+    profile: TrainingProfile | None
     model_sha256: str
     notices: list[str]
     versions: dict[str, str]
@@ -96,6 +99,7 @@ def fine_tune(
         TrainingDiverged: loss, gradient or predictions are not finite; nothing is written.
         InfrastructureError: the device failed or has too little memory; nothing is written.
     """
+    keep_freed_memory()
     reporter = Reporter(report, should_stop)
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
@@ -106,7 +110,7 @@ def fine_tune(
             _restore(state, job.plan, checkpoints)
         state.micro_batches = min(config.batch_size, state.micro_batches * 2**halvings)
         with _writing(checkpoints, state) as writer:
-            meter = _train(state, job, reporter, writer)
+            totals = _train(state, job, reporter, writer)
             assert state.best is not None
             job.model.load_state_dict(state.best.weights)
             state.forward.weights_changed()
@@ -116,7 +120,7 @@ def fine_tune(
             model_sha256 = write_model(output, job.model, job.tokenizer, card)
             if writer is not None:
                 writer.settle(wait=waiting(reporter.tick))
-        return _result(card, state, meter, compute, model_sha256, None if writer is None else writer.seconds)
+        return _result(card, state, totals, compute, model_sha256, None if writer is None else writer.seconds)
 
 
 def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> None:
@@ -145,24 +149,24 @@ def _writing(checkpoints: Checkpoints | None, state: TrainState) -> Iterator[Che
 
 def _train(
     state: TrainState, job: PreparedJob, reporter: Reporter, writer: CheckpointWriter | None
-) -> TrainingMeter:
+) -> Totals:
     if writer is None:
         return _make_steps(state, job, reporter, lambda _: None)
     try:
-        meter = _make_steps(state, job, reporter, lambda point: writer.after_step(state, point))
+        totals = _make_steps(state, job, reporter, lambda point: writer.after_step(state, point))
     except Stopped:
         # The state is whole between any two events, also in the middle of a validation.
         writer.save(state)
         raise
     # Written while the model is tested and saved.
     writer.begin_last(state)
-    return meter
+    return totals
 
 
 def _make_steps(
     state: TrainState, job: PreparedJob, reporter: Reporter, on_step: Callable[[Point], None]
-) -> TrainingMeter:
-    plan = job.plan
+) -> Totals:
+    plan, totals = job.plan, Totals()
     num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
     meter = TrainingMeter(
         num_steps=plan.num_steps - state.step,
@@ -176,6 +180,13 @@ def _make_steps(
         match event:
             case StepReport():
                 on_step(_point(event))
+                totals.add(
+                    seconds=event.seconds,
+                    examples=event.num_examples,
+                    tokens=event.num_tokens,
+                    operations=event.operations,
+                    parts=event.parts,
+                )
                 meter.step(
                     loss=event.loss,
                     seconds=event.seconds,
@@ -195,7 +206,7 @@ def _make_steps(
             case EpochReport():
                 meter.validation(event.seconds)
                 reporter.tick(at_once=True, metrics=event.result.metrics, **meter.fields())
-    return meter
+    return totals
 
 
 def _point(event: StepReport) -> Point:
@@ -253,7 +264,7 @@ def _memory_notice(state: TrainState, config: FineTuneConfig) -> list[str]:
 def _result(
     card: ModelCard,
     state: TrainState,
-    meter: TrainingMeter,
+    totals: Totals,
     compute: Compute,
     model_sha256: str,
     checkpoint_seconds: float | None,
@@ -263,7 +274,7 @@ def _result(
         steps=state.step,
         epochs=len(state.history),
         best_epoch=card.best_epoch,
-        train_seconds=meter.train_seconds,
+        train_seconds=totals.seconds,
         train_loss=state.history[-1].train_loss,
         metric=card.metric,
         metrics=card.validation.values,
@@ -275,7 +286,7 @@ def _result(
             test=0 if data.test is None else len(data.test),
         ),
         # An attempt that found the training finished has measured no step.
-        examples_per_second=meter.num_examples / meter.train_seconds if meter.train_seconds else 0.0,
+        examples_per_second=totals.examples / totals.seconds if totals.seconds else 0.0,
         peak_memory_mib=process_peak_memory_mib(),
         peak_device_memory_mib=compute.peak_memory_mib(),
         device=card.device,
@@ -284,6 +295,7 @@ def _result(
         num_threads=torch.get_num_threads(),
         micro_batches=state.micro_batches,
         checkpoint_seconds=checkpoint_seconds,
+        profile=totals.profile(compute, checkpoint_seconds=checkpoint_seconds or 0.0),
         model_sha256=model_sha256,
         notices=list(card.notices),
         versions=card.versions,

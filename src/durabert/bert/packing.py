@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -52,6 +53,8 @@ class Bucket:
     """N, with some that are not there."""
     length: int
     """L."""
+    sizes_N: NDArray[np.int64]  # noqa: N815
+    """Tokens of each sequence, without those that are not there."""
     bias_N11L: torch.Tensor  # noqa: N815
     """``HIDDEN`` where nothing is, in fp32."""
 
@@ -63,24 +66,58 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Packing:
-    """Where the sequences of a batch lie, the shortest first."""
+class Rows:
+    """The sequences of a batch in buckets."""
 
     buckets: tuple[Bucket, ...]
     num_rows: tuple[int, ...]
     """Of each bucket."""
-    num_tokens: int
-    """Of all sequences; the tokens after them fill up and belong to none."""
-    first_B: torch.Tensor  # noqa: N815
-    """First token of each sequence, in the order in which the batch was asked for."""
-    sequence_T: torch.Tensor  # noqa: N815
-    """Number of the sequence, in the same order, to which each token belongs; B for what fills up."""
     source_R: torch.Tensor  # noqa: N815
     """Token and head of each row, as a number below T x H; 0 where nothing is."""
     absent: torch.Tensor
     """Numbers of the rows where nothing is."""
     row_TH: torch.Tensor  # noqa: N815
     """Row of each token and head, 0 for what fills up."""
+    num_heads: int
+
+    @cached_property
+    def sources_3R(self) -> torch.Tensor:  # noqa: N802
+        """``source_R`` for queries, keys and values that lie side by side, token by token."""
+        heads = self.num_heads
+        base = self.source_R // heads * (3 * heads) + self.source_R % heads
+        return torch.cat((base, base + heads, base + 2 * heads))
+
+    @cached_property
+    def row_T3H(self) -> torch.Tensor:  # noqa: N802
+        """``row_TH`` for queries, keys and values that shall lie side by side, token by token."""
+        row_T1H = self.row_TH.view(-1, 1, self.num_heads)
+        shifts = torch.arange(3, device=row_T1H.device)[:, None] * len(self.source_R)
+        return (row_T1H + shifts).flatten()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the sequences of a batch lie, the shortest first."""
+
+    sizes: NDArray[np.int64]
+    """Tokens of each sequence, the shortest first."""
+    starts: NDArray[np.int64]
+    """First token of each, and the end of the last."""
+    first_B: torch.Tensor  # noqa: N815
+    """First token of each sequence, in the order in which the batch was asked for."""
+    sequence_T: torch.Tensor  # noqa: N815
+    """Number of the sequence, in the same order, to which each token belongs; B for what fills up."""
+    num_heads: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens of all sequences; those after them fill up and belong to none."""
+        return int(self.starts[-1])
+
+    @cached_property
+    def rows(self) -> Rows:
+        """How the sequences lie in buckets."""
+        return _rows(self)
 
 
 @dataclass(frozen=True)
@@ -113,52 +150,52 @@ class PackedLayout:
         first = np.empty_like(order)
         first[order] = starts[:-1]
         sequence = np.concatenate([np.repeat(order, sizes), np.full(fill, len(order))])
-        inputs["packing"] = self._packing(sizes, starts, first, sequence)
-        return Batch(inputs, num_tokens)
-
-    def _packing(
-        self,
-        sizes: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        first: NDArray[np.int64],
-        sequence: NDArray[np.int64],
-    ) -> Packing:
-        heads = np.arange(self.num_heads)
-        row_TH = np.zeros((len(sequence), self.num_heads), np.int64)
-        buckets: list[Bucket] = []
-        sources: list[NDArray[np.int64]] = []
-        absent: list[NDArray[np.int64]] = []
-        done = row = 0
-        for length, same in itertools.groupby(sizes.tolist(), key=_round_length):
-            count = sum(1 for _ in same)
-            num_places = _round_count(count)
-            there_NL = np.zeros((num_places, length), bool)
-            there_NL[:count] = np.arange(length) < sizes[done : done + count, None]
-            token_NL = np.zeros((num_places, length), np.int64)
-            token_NL[:count] = starts[done : done + count, None] + np.arange(length)
-            rows_NHL = row + np.arange(num_places * self.num_heads * length).reshape(num_places, -1, length)
-            there_NHL = np.broadcast_to(there_NL[:, None], rows_NHL.shape)
-            row_TH[token_NL[there_NL]] = rows_NHL.transpose(0, 2, 1)[there_NL]
-            sources.append(
-                np.where(there_NHL, token_NL[:, None] * self.num_heads + heads[:, None], 0).ravel()
-            )
-            absent.append(rows_NHL[~there_NHL])
-            bias_NL = np.where(there_NL, 0, HIDDEN).astype(np.float32)
-            buckets.append(Bucket(row, num_places, length, self._tensor(bias_NL)[:, None, None]))
-            done, row = done + count, row + rows_NHL.size
-        return Packing(
-            buckets=tuple(buckets),
-            num_rows=tuple(map(len, sources)),
-            num_tokens=int(starts[-1]),
-            first_B=self._tensor(first),
-            sequence_T=self._tensor(sequence),
-            source_R=self._tensor(np.concatenate(sources)),
-            absent=self._tensor(np.concatenate(absent)),
-            row_TH=self._tensor(row_TH.ravel()),
+        inputs["packing"] = Packing(
+            sizes, starts, self._tensor(first), self._tensor(sequence), self.num_heads
         )
+        return Batch(inputs, num_tokens)
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
+
+
+def _rows(packing: Packing) -> Rows:
+    sizes, starts, num_heads = packing.sizes, packing.starts, packing.num_heads
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(packing.first_B.device)
+
+    heads = np.arange(num_heads)
+    row_TH = np.zeros((len(packing.sequence_T), num_heads), np.int64)
+    buckets: list[Bucket] = []
+    sources: list[NDArray[np.int64]] = []
+    absent: list[NDArray[np.int64]] = []
+    done = row = 0
+    for length, same in itertools.groupby(sizes.tolist(), key=_round_length):
+        count = sum(1 for _ in same)
+        num_places = _round_count(count)
+        there_NL = np.zeros((num_places, length), bool)
+        there_NL[:count] = np.arange(length) < sizes[done : done + count, None]
+        token_NL = np.zeros((num_places, length), np.int64)
+        token_NL[:count] = starts[done : done + count, None] + np.arange(length)
+        rows_NHL = row + np.arange(num_places * num_heads * length).reshape(num_places, -1, length)
+        there_NHL = np.broadcast_to(there_NL[:, None], rows_NHL.shape)
+        row_TH[token_NL[there_NL]] = rows_NHL.transpose(0, 2, 1)[there_NL]
+        sources.append(np.where(there_NHL, token_NL[:, None] * num_heads + heads[:, None], 0).ravel())
+        absent.append(rows_NHL[~there_NHL])
+        bias_NL = np.where(there_NL, 0, HIDDEN).astype(np.float32)
+        buckets.append(
+            Bucket(row, num_places, length, sizes[done : done + count], tensor(bias_NL)[:, None, None])
+        )
+        done, row = done + count, row + rows_NHL.size
+    return Rows(
+        buckets=tuple(buckets),
+        num_rows=tuple(map(len, sources)),
+        source_R=tensor(np.concatenate(sources)),
+        absent=tensor(np.concatenate(absent)),
+        row_TH=tensor(row_TH.ravel()),
+        num_heads=num_heads,
+    )
 
 
 def _round_length(size: int) -> int:
@@ -222,8 +259,9 @@ class _How:
 
     def buckets(self, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:
         """Yield each bucket with a view of its rows of each tensor, (N, H, L, D)."""
-        parts = (tensor.split(self.packing.num_rows) for tensor in tensors_RD)
-        for bucket, *rows in zip(self.packing.buckets, *parts, strict=True):
+        places = self.packing.rows
+        parts = (tensor.split(places.num_rows) for tensor in tensors_RD)
+        for bucket, *rows in zip(places.buckets, *parts, strict=True):
             yield bucket, *map(bucket.of, rows)
 
     def bias(self, bucket: Bucket) -> torch.Tensor:
@@ -244,15 +282,15 @@ class _How:
 
 
 def _without_gradient(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How) -> torch.Tensor:
-    packing = how.packing
-    rows = (tensor.index_select(0, packing.source_R) for tensor in (query, key, value))
+    places = how.packing.rows
+    rows = (tensor.index_select(0, places.source_R) for tensor in (query, key, value))
     attended = [
         functional.scaled_dot_product_attention(
             q, k, v, attn_mask=how.bias(bucket).to(q.dtype), dropout_p=how.dropout, scale=how.scaling
         ).reshape(-1, query.shape[1])
         for bucket, q, k, v in how.buckets(*rows)
     ]
-    return torch.cat(attended).index_select(0, packing.row_TH)
+    return torch.cat(attended).index_select(0, places.row_TH)
 
 
 class _Attention(torch.autograd.Function):
@@ -266,8 +304,8 @@ class _Attention(torch.autograd.Function):
     def forward(
         context: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How
     ) -> torch.Tensor:
-        packing = how.packing
-        q, k, v = (tensor.index_select(0, packing.source_R) for tensor in (query, key, value))
+        places = how.packing.rows
+        q, k, v = (tensor.index_select(0, places.source_R) for tensor in (query, key, value))
         attended, weights, masks = [], [], []
         for bucket, queries, keys, values in how.buckets(q, k, v):
             scores = torch.add(how.bias(bucket), queries @ keys.transpose(2, 3), alpha=how.scaling)
@@ -278,18 +316,18 @@ class _Attention(torch.autograd.Function):
             masks.append(mask)
         context.how = how
         context.save_for_backward(q, k, v, *weights, *masks)
-        return torch.cat(attended).index_select(0, packing.row_TH)
+        return torch.cat(attended).index_select(0, places.row_TH)
 
     @staticmethod
     def backward(
         context: Any, *gradients: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, None]:
         how: _How = context.how
-        packing = how.packing
+        packing, places = how.packing, how.packing.rows
         q, k, v, *saved = context.saved_tensors
-        weights, masks = saved[: len(packing.buckets)], saved[len(packing.buckets) :]
-        attended = gradients[0].index_select(0, packing.source_R)
-        attended.index_fill_(0, packing.absent, 0.0)
+        weights, masks = saved[: len(places.buckets)], saved[len(places.buckets) :]
+        attended = gradients[0].index_select(0, places.source_R)
+        attended.index_fill_(0, places.absent, 0.0)
         moved: tuple[torch.Tensor, ...] = tuple(torch.empty_like(tensor) for tensor in (q, k, v))
         buckets = how.buckets(q, k, v, attended, *moved)
         for (_, queries, keys, values, out, dq, dk, dv), soft, mask in zip(
@@ -304,10 +342,9 @@ class _Attention(torch.autograd.Function):
             change *= how.scaling
             torch.matmul(change, keys, out=dq)
             torch.matmul(change.transpose(2, 3), queries, out=dk)
-        dq, dk, dv = (tensor.index_select(0, packing.row_TH) for tensor in moved)
+        dq, dk, dv = (tensor.index_select(0, places.row_TH) for tensor in moved)
         for tensor in (dq, dk, dv):
-            num_rows = packing.num_tokens * (len(packing.row_TH) // len(packing.sequence_T))
-            tensor[num_rows:] = 0
+            tensor[packing.num_tokens * packing.num_heads :] = 0
         return dq, dk, dv, None
 
 
@@ -333,13 +370,17 @@ def install(model: Any) -> Callable[[], None]:
     return undo
 
 
+def padded_first(packing: Packing) -> torch.Tensor:
+    """Return the first token of each sequence, filled up so that there are few shapes here, too."""
+    return functional.pad(packing.first_B, (0, -len(packing.first_B) % ROUND_FIRST))
+
+
 class _Pooling:
     """Leaves one row of each sequence to the head, as early as it can be."""
 
     def __init__(self, *, means: bool) -> None:
         self._means = means
         self._packing: Packing | None = None
-        self._is_short = False
 
     def hooks(self, model: Any) -> list[RemovableHandle]:
         base = model.base_model
@@ -354,15 +395,12 @@ class _Pooling:
         return hooks
 
     def _begin(self, _: Any, __: Any, keywords: dict[str, Any]) -> None:
-        self._packing, self._is_short = keywords.get("packing"), False
+        self._packing = keywords.get("packing")
 
     def _shorten(self, _: Any, rows: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         if self._packing is None:
             return None
-        self._is_short = True
-        first = self._packing.first_B
-        # Few shapes here, too.
-        first = functional.pad(first, (0, -len(first) % ROUND_FIRST))
+        first = padded_first(self._packing)
         return tuple(tensor.index_select(1, first) for tensor in rows)
 
     def _end(self, base: Any, _: Any, output: Any) -> Any:
@@ -373,7 +411,8 @@ class _Pooling:
         if self._means:
             rows_BF = _means(rows_TF, packing)
         else:
-            rows_BF = rows_TF[: len(packing.first_B)] if self._is_short else rows_TF[packing.first_B]
+            is_short = len(rows_TF) < len(packing.sequence_T)
+            rows_BF = rows_TF[: len(packing.first_B)] if is_short else rows_TF[packing.first_B]
         output.last_hidden_state = rows_BF[:, None]
         if output.get("pooler_output") is not None:
             output.pooler_output = base.pooler(output.last_hidden_state)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from durabert.bert.allocator import keep_freed_memory
 from durabert.bert.atomic import appearing
 from durabert.bert.batches import PaddedLayout
 from durabert.bert.card import FACTS, ModelFacts
@@ -57,6 +58,7 @@ class Predictor:
             ModelInvalid: the directory is not whole, or its weights are not those that were trained.
             SpecInvalid: the device cannot compute in that precision.
         """
+        keep_freed_memory()
         compute = Compute.choose(device=device, precision=precision)
         facts = ModelFacts.read(directory)
         if stored_sha256(directory) != facts.model_sha256:

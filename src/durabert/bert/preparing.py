@@ -15,6 +15,7 @@ from durabert.bert.device import Compute
 from durabert.bert.layout import choose_layout
 from durabert.bert.loss import build_loss, label_array
 from durabert.bert.model import load_classifier, require_vocabulary, resolve_model
+from durabert.bert.profile import ModelOperations
 from durabert.bert.progress import Reporter
 from durabert.bert.steps import Examples, TrainPlan
 from durabert.bert.token_cache import cached_tokens, tokens_key
@@ -63,7 +64,7 @@ def prepare(
     notices = [*data.notices, *notices]
     texts = _Texts(data, config, tokenizer, classifier.uses_types, reporter, token_cache, notices)
     examples = {name: texts.examples(name, split) for name, split in splits.items() if split is not None}
-    plan = _plan(config, data, compute, metric, examples, layout)
+    plan = _plan(config, data, compute, metric, examples, layout, ModelOperations.of(model))
     return PreparedJob(model, tokenizer, plan, examples.get("test"), deterministic, tuple(notices))
 
 
@@ -112,6 +113,7 @@ def _plan(
     metric: str,
     examples: dict[str, Examples],
     layout: Layout,
+    operations: ModelOperations,
 ) -> TrainPlan:
     train_examples = examples["train"]
     loss = build_loss(
@@ -128,6 +130,7 @@ def _plan(
         compute=compute,
         layout=layout,
         order=BatchOrder(len(train_examples), config.batch_size, config.seed),
+        operations=operations,
     )
 
 

@@ -95,14 +95,10 @@ class TrainingMeter:
         self._steps_per_epoch = steps_per_epoch
         self._validation_seconds: float | None = None
         self._loss, self._seconds, self._examples, self._tokens = (Smoothed() for _ in range(4))
-        self.train_seconds = 0.0
-        self.num_examples = 0
 
     def step(self, *, loss: float, seconds: float, examples: int, tokens: int) -> None:
         """Count one training step."""
         self._steps_left -= 1
-        self.train_seconds += seconds
-        self.num_examples += examples
         for smoothed, value in (
             (self._loss, loss),
             (self._seconds, seconds),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
 from durabert.bert.optim import AdamW, build_optimizer, clip_gradient, learning_rate
+from durabert.bert.profile import Laps, ModelOperations, Part
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens
 from durabert.errors import TrainingDiverged
@@ -53,6 +54,7 @@ class TrainPlan:
     compute: Compute
     layout: Layout
     order: BatchOrder
+    operations: ModelOperations
 
     @property
     def steps_per_epoch(self) -> int:
@@ -118,7 +120,11 @@ class StepReport:
     learning_rate: float
     num_examples: int
     num_tokens: int
+    operations: float
+    """Of the model's products."""
     seconds: float
+    parts: Mapping[Part, float]
+    """Seconds of the parts of the step."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ def is_finished(state: TrainState, plan: TrainPlan) -> bool:
 
 
 def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
-    started = time.perf_counter()
+    started, laps = time.perf_counter(), Laps()
     config = plan.config
     indices = plan.order.indices(state.step)
     rate = learning_rate(
@@ -178,28 +184,32 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
     )
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    loss, num_tokens = _backward_that_fits(state, plan, indices)
+    loss = _backward_that_fits(state, plan, indices, laps)
     _update(state, plan, loss)
     state.forward.weights_changed()
+    laps.end("optimizer")
     state.step += 1
     state.epoch_loss += loss * len(indices)
     state.epoch_examples += len(indices)
+    lengths = plan.train.tokens.lengths[indices]
     return StepReport(
         step=state.step,
         epoch=len(state.history) + 1,
         loss=loss,
         learning_rate=rate,
         num_examples=len(indices),
-        num_tokens=num_tokens,
+        num_tokens=int(lengths.sum()),
+        operations=plan.operations.count(lengths),
         seconds=time.perf_counter() - started,
+        parts=laps.seconds,
     )
 
 
-def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[float, int]:
+def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
     # Weights and moments are untouched until the update, so the step can be begun again in smaller pieces.
     while True:
         try:
-            return _backward(state, plan, indices)
+            return _backward(state, plan, indices, laps)
         except (RuntimeError, MemoryError) as error:
             if not plan.compute.is_out_of_memory(error) or state.micro_batches >= len(indices):
                 raise
@@ -207,25 +217,26 @@ def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices) ->
         plan.compute.release_memory()
 
 
-def _backward(state: TrainState, plan: TrainPlan, indices: Indices) -> tuple[float, int]:
+def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
     device = plan.compute.device
     labels = torch.from_numpy(plan.train.labels[indices]).to(device)
     divisor = plan.loss.divisor(labels)
     total = torch.zeros((), device=device)
-    num_tokens = 0
     state.model.train()
     state.optimizer.zero_grad(set_to_none=True)
     for number, rows in enumerate(micro_batches(np.arange(len(indices)), state.micro_batches)):
         state.forward.begin(plan.config.seed, state.step, number)
         reach("step.backward", state.step)
         batch = plan.layout.batch(plan.train.tokens, indices[rows])
+        laps.end("data")
         # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
         loss = plan.loss.sum(state.forward.logits(batch), labels[rows[0] : rows[-1] + 1]) / divisor
+        laps.end("forward")
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
         state.forward.gradients_taken()
         total += loss.detach()
-        num_tokens += batch.num_tokens
-    return math.nan if strikes("step.nan", state.step) else float(total.item()), num_tokens
+        laps.end("backward")
+    return math.nan if strikes("step.nan", state.step) else float(total.item())
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:

@@ -153,6 +153,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
             *([("test", _numbers(result.test_metrics))] if result.test_metrics else []),
             ("train loss", f"{result.train_loss:.4f}"),
             ("speed", f"{result.examples_per_second:.1f} examples/s, {result.seconds:.1f} s in all"),
+            *_profile(result),
             ("memory", f"{result.peak_memory_mib:.0f} MiB"),
             ("device", f"{result.device}, {result.precision}"),
             ("deterministic", "yes" if result.deterministic else "no"),
@@ -187,6 +188,26 @@ def _attempts_table(log: Iterable[AttemptRecord]) -> Table:
         steps = ["" if step is None else str(step) for step in (one.resumed_from, one.last_step)]
         table.add_row(str(one.number), *steps, one.ended or "", one.worker)
     return table
+
+
+def _profile(result: FineTuneResult) -> list[tuple[str, str]]:
+    profile = result.profile
+    if profile is None:
+        return []
+    shares = {
+        name.removesuffix("_share"): share
+        for name, share in profile.model_dump(exclude_none=True).items()
+        if name.endswith("_share")
+    }
+    parts = [f"{name} {share:.1%}" for name, share in shares.items()]
+    return [
+        (
+            "compute",
+            f"{profile.tokens_per_second:,.0f} tokens/s, {profile.model_gflops:,.0f} of "
+            f"{profile.peak_gflops:,.0f} GFLOP/s ({profile.flop_utilisation:.0%})",
+        ),
+        ("time of steps", ", ".join(parts)),
+    ]
 
 
 def _durability(result: FineTuneResult) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from durabert.specs.durability import (
     SnapshotResult,
 )
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
+from durabert.specs.profile import TrainingProfile
 from durabert.specs.training import (
     EpochResult,
     ErrorInfo,
@@ -59,6 +60,7 @@ __all__ = [
     "SnapshotResult",
     "Task",
     "TextsSpec",
+    "TrainingProfile",
     "Wire",
     "checked_name",
     "checked_run",

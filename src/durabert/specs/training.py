@@ -12,6 +12,7 @@ from durabert.errors import SpecInvalid
 from durabert.specs.base import RUN_SEPARATOR, ConfigurationName, Device, Name, RunName, Wire
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import AttemptRecord, CheckpointPolicy, CheckpointRef
+from durabert.specs.profile import TrainingProfile
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Phase = Literal[
@@ -260,6 +261,8 @@ class FineTuneResult(Wire):
     """What each attempt began with and how it ended; the newest 100."""
     checkpoint_seconds: float | None = None
     """Seconds of this attempt that the training loop stood still for checkpoints."""
+    profile: TrainingProfile | None = None
+    """Where the time of this attempt's steps went; none if it made none."""
 
 
 class ErrorInfo(Wire):

@@ -1,0 +1,247 @@
+"""The encoder layers of BERT and its kin on a CPU, forward and backward as one operation each.
+
+A layer as Transformers has it is some forty operations each way, most of them small: each goes through the
+memory once more, and through the interpreter. Here it is four products each way and twice as many back, and
+between them the kernels of ``durabert.bert.kernels``, which also take the sums that biases have as gradients.
+
+Shape letters: T tokens, F values of a token, H heads, N sequences, B sequences and what fills them up.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import gelu, linear
+
+from durabert.bert import kernels
+from durabert.bert.dropout import Masks, Site
+from durabert.bert.packing import Packing, Rows, padded_first
+
+LAYERS: Final = ("BertLayer", "RobertaLayer", "ElectraLayer", "XLMRobertaLayer", "CamembertLayer")
+"""Classes of Transformers that are such layers, with a norm after attention and after feed-forward."""
+LONGEST: Final = 128
+"""Tokens of a sequence up to which one thread turns scores into weights as fast as it is needed."""
+NO_DROPOUT: Final = Site((np.uint32(0), np.uint32(0)), np.uint32(0), np.float32(1))
+
+
+def install(model: Any) -> None:
+    """Let the layers of a model compute as this module does, where they are of its kind."""
+    layers = [module for module in model.modules() if type(module).__name__ in LAYERS]
+    if not layers or model.config.hidden_act != "gelu" or model.config.is_decoder:
+        return
+    takes_means = getattr(model.config, "classifier_pooling", None) == "mean"
+    for number, layer in enumerate(layers, start=1):
+        first_only = number == len(layers) and not takes_means
+        layer.forward = functools.partial(_forward, layer, first_only)
+
+
+def _forward(
+    layer: Any,
+    first_only: bool,
+    hidden_1TF: torch.Tensor,
+    *others: Any,
+    packing: Packing | None = None,
+    masks: Masks | None = None,
+    **keywords: Any,
+) -> torch.Tensor:
+    if packing is None or masks is None or packing.sizes[-1] > LONGEST:
+        given = {**keywords, "packing": packing, "masks": masks}
+        return type(layer).forward(layer, hidden_1TF, *others, **given)
+    how = _How(layer, packing, masks, first_only=first_only)
+    run: Any = _Layer.apply if torch.is_grad_enabled() else _without_gradient
+    out_TF: torch.Tensor = run(hidden_1TF[0], how, *_weights(layer))
+    return out_TF[None]
+
+
+def _weights(layer: Any) -> tuple[torch.Tensor, ...]:
+    attention = layer.attention
+    modules = (
+        attention.self.query, attention.self.key, attention.self.value,
+        attention.output.dense, attention.output.LayerNorm,
+        layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm,
+    )  # fmt: skip
+    return tuple(tensor for module in modules for tensor in (module.weight, module.bias))
+
+
+class _How:
+    """A layer, a batch and a draw."""
+
+    def __init__(self, layer: Any, packing: Packing, masks: Masks, *, first_only: bool) -> None:
+        attention = layer.attention.self
+        chances = (attention.dropout.p, layer.attention.output.dropout.p, layer.output.dropout.p)
+        self.sites = [masks.site(p) if layer.training and p else NO_DROPOUT for p in chances]
+        self.scaling = np.float32(attention.scaling)
+        self.epsilon = np.float32(layer.output.LayerNorm.eps)
+        self.packing = packing
+        self.first_B = padded_first(packing) if first_only else None
+
+    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
+        places, site = self.packing.rows, self.sites[0]
+        width = projected_T3F.shape[1] // 3 // self.packing.num_heads
+        rows = projected_T3F.view(-1, width).index_select(0, places.sources_3R)
+        attended, saved = [], []
+        for bucket, queries, keys, values in _buckets(places, *rows.chunk(3)):
+            scores = torch.bmm(queries, keys.transpose(1, 2))
+            weights, kept = torch.empty_like(scores), torch.empty_like(scores)
+            kernels.weigh(
+                _array(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key, site.dropped,
+                site.scale, bucket.start, _array(weights), _array(kept),
+            )  # fmt: skip
+            attended.append(torch.bmm(kept, values).view(-1, width))
+            saved += [weights, kept]
+        out = torch.cat(attended).index_select(0, places.row_TH).view(len(projected_T3F), -1)
+        # What fills up is in no sequence, but in the products.
+        out[self.packing.num_tokens :] = 0
+        return out, rows, *saved
+
+    def attend_back(
+        self, gradient_TF: torch.Tensor, rows: torch.Tensor, *saved: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the gradient of the projections, (T, 3 F)."""
+        places, site = self.packing.rows, self.sites[0]
+        width = rows.shape[1]
+        attended = gradient_TF.view(-1, width).index_select(0, places.source_R)
+        attended.index_fill_(0, places.absent, 0.0)
+        moved = torch.empty_like(rows)
+        buckets = _buckets(places, *rows.chunk(3), attended, *moved.chunk(3))
+        for (bucket, queries, keys, values, out, dq, dk, dv), weights, kept in zip(
+            buckets, saved[::2], saved[1::2], strict=True
+        ):
+            torch.bmm(kept.transpose(1, 2), out, out=dv)
+            change = torch.bmm(out, values.transpose(1, 2))
+            kernels.weigh_backward(
+                _array(change),
+                _array(weights),
+                self.scaling,
+                *site.key,
+                site.dropped,
+                site.scale,
+                bucket.start,
+            )
+            torch.bmm(change, keys, out=dq)
+            torch.bmm(change.transpose(1, 2), queries, out=dk)
+        change_T3F = moved.index_select(0, places.row_T3H).view(len(gradient_TF), -1)
+        change_T3F[self.packing.num_tokens :] = 0
+        return change_T3F
+
+    def add_norm(
+        self, site: Site, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
+        total, out = torch.empty_like(branch), torch.empty_like(branch)
+        moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
+        given = [_array(tensor) for tensor in (branch, trunk, scale, shift)]
+        results = [_array(tensor) for tensor in (total, out, moments[0], moments[1])]
+        kernels.dropout_add_norm(*given, self.epsilon, *site.key, site.dropped, site.scale, *results)
+        return out, total, moments
+
+    def add_norm_back(
+        self,
+        site: Site,
+        gradient: torch.Tensor,
+        total: torch.Tensor,
+        moments: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
+        trunk, branch = torch.empty_like(total), torch.empty_like(total)
+        sums = torch.zeros((3, total.shape[1]))
+        given = [_array(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
+        results = [_array(tensor) for tensor in (trunk, branch, sums)]
+        kernels.dropout_add_norm_backward(*given, *site.key, site.dropped, site.scale, *results)
+        return trunk, branch, sums
+
+
+def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:
+    parts = (tensor.split(places.num_rows) for tensor in tensors_RD)
+    for bucket, *rows in zip(places.buckets, *parts, strict=True):
+        yield bucket, *(part.view(-1, bucket.length, part.shape[1]) for part in rows)
+
+
+def _array(tensor: torch.Tensor) -> NDArray[Any]:
+    tensor = tensor.detach()
+    # numpy knows no bf16, and the kernels take its bits.
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a layer has computed on its way forward."""
+
+    out: torch.Tensor
+    saved: tuple[torch.Tensor, ...]
+
+
+def _pass(hidden: torch.Tensor, how: _How, weights: tuple[torch.Tensor, ...]) -> _Pass:
+    qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
+    projecting = torch.cat((qw, kw, vw))
+    projected = linear(hidden, projecting, torch.cat((qb, kb, vb)))
+    attended, *attention = how.attend(projected)
+    trunk = hidden
+    if how.first_B is not None:
+        attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
+    between, total1, moments1 = how.add_norm(how.sites[1], linear(attended, ow, ob), trunk, scale1, shift1)
+    before = linear(between, iw, ib)
+    after = gelu(before)
+    out, total2, moments2 = how.add_norm(how.sites[2], linear(after, pw, pb), between, scale2, shift2)
+    saved = (
+        hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow, scale1,
+        iw, pw, scale2, *attention,
+    )  # fmt: skip
+    return _Pass(out, saved)
+
+
+def _without_gradient(hidden: torch.Tensor, how: _How, *weights: torch.Tensor) -> torch.Tensor:
+    return _pass(hidden, how, weights).out
+
+
+class _Layer(torch.autograd.Function):
+    """A layer as one operation.
+
+    Source:
+        Vaswani et al. 2017, section 3.1, with the norm after each sum; Devlin et al. 2019, appendix A.2.
+    """
+
+    @staticmethod
+    def forward(context: Any, hidden: torch.Tensor, how: _How, *weights: torch.Tensor) -> torch.Tensor:
+        done = _pass(hidden, how, weights)
+        context.how = how
+        context.save_for_backward(*done.saved)
+        return done.out
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        how: _How = context.how
+        (
+            hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow,
+            scale1, iw, pw, scale2, *attention,
+        ) = context.saved_tensors  # fmt: skip
+        trunk, branch, sums2 = how.add_norm_back(how.sites[2], gradients[0], total2, moments2, scale2)
+        d_pw = branch.t() @ after
+        inner = torch.ops.aten.gelu_backward(branch @ pw, before)
+        d_ib = inner.sum(0)
+        d_iw = inner.t() @ between
+        d_between = torch.addmm(trunk, inner, iw)
+        trunk, branch, sums1 = how.add_norm_back(how.sites[1], d_between, total1, moments1, scale1)
+        d_ow = branch.t() @ attended
+        d_attended = branch @ ow
+        if how.first_B is not None:
+            # Added: what fills up is the first token of some sequence, with a gradient of 0.
+            zeros = torch.zeros_like(hidden)
+            d_attended = zeros.index_add(0, how.first_B, d_attended)
+            trunk = zeros.index_add_(0, how.first_B, trunk)
+        d_projected = how.attend_back(d_attended, *attention)
+        d_projecting = d_projected.t() @ hidden
+        d_hidden = torch.addmm(trunk, d_projected, projecting)
+        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), d_projected.sum(0).chunk(3)
+        return (
+            d_hidden, None, d_qw, d_qb, d_kw, d_kb, d_vw, d_vb, d_ow, sums1[2], sums1[0], sums1[1],
+            d_iw, d_ib, d_pw, sums2[2], sums2[0], sums2[1],
+        )  # fmt: skip

@@ -1,0 +1,218 @@
+"""What lies between the products of an encoder layer, several operations in one pass over the memory.
+
+Values are float32, or bfloat16 as the int16 with the same bits, since numpy and numba do not know it; sums are
+in float32. Dropout draws nothing: whether a value is kept is a function of a key and of its place, computed
+again on the way back.
+
+Shape letters: T tokens, F values of a token, N sequences, L places of a sequence, R sequences and heads.
+"""
+
+# ruff: noqa: ANN001, ANN201, ANN202 - numba knows neither keywords nor annotations
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numba import njit, types
+from numba.extending import overload, register_jitable
+
+_FAST: Final = {"contract", "reassoc", "nsz", "arcp"}
+"""Sums may be taken in another order, the same in each run; not numbers stay what they are."""
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
+
+LEVELS: Final = 1 << 16
+"""A draw has 16 bits: probabilities are multiples of 1/65,536."""
+LONGEST: Final = 1 << 9
+"""Places of a sequence at most, for the place of a weight of attention as a number of 32 bits."""
+
+
+def _widened(value):
+    raise NotImplementedError
+
+
+def _narrowed(value, like):
+    raise NotImplementedError
+
+
+@overload(_widened, inline="always")
+def _(value):
+    if value == types.int16:
+        return lambda value: np.int32(np.int32(value) << np.int32(16)).view(np.float32)
+    return lambda value: value
+
+
+@overload(_narrowed, inline="always")
+def _(value, like):
+    if like != types.int16:
+        return lambda value, like: value
+
+    def round_to_even(value, like):
+        bits = np.float32(value).view(np.uint32)
+        odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+        return np.int16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+    return round_to_even
+
+
+@register_jitable(inline="always")
+def _is_kept(place, key0, key1, dropped):
+    """Return whether dropout keeps a value: 16 bits of a hash of its place against a threshold.
+
+    Source:
+        The idea of random numbers by counter: Salmon et al. 2011. The mixing function is ``triple32`` of
+        C. Wellons, https://nullprogram.com/blog/2018/07/31/, with a key before and within it.
+    """
+    x = np.uint32(place ^ key0)
+    x = np.uint32(x ^ (x >> np.uint32(17)))
+    x = np.uint32(x * np.uint32(0xED5AD4BB))
+    x = np.uint32(x ^ (x >> np.uint32(11)))
+    x = np.uint32(x + key1)
+    x = np.uint32(x * np.uint32(0xAC4C1B51))
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * np.uint32(0x31848BAB))
+    return np.uint32(x >> np.uint32(16)) >= dropped
+
+
+@register_jitable(inline="always")
+def _exp(x):
+    """Return e to the ``x``, for x of at most 0; within 2 units of the last place of float32.
+
+    Source:
+        Reduction by powers of two and a Taylor polynomial: Muller, Elementary Functions, chapter 11.
+    """
+    x = max(x, np.float32(-87.0))
+    n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))
+    whole = np.float32(n)
+    r = (x - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
+    p = np.float32(1.0 / 720)
+    p = p * r + np.float32(1.0 / 120)
+    p = p * r + np.float32(1.0 / 24)
+    p = p * r + np.float32(1.0 / 6)
+    p = p * r + np.float32(0.5)
+    p = p * r + np.float32(1.0)
+    p = p * r + np.float32(1.0)
+    return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@njit(**_OPTIONS)
+def dropout_add_norm(
+    branch_TF, trunk_TF, scale_F, shift_F, epsilon, key0, key1, dropped, kept_scale,
+    sum_TF, out_TF, mean_T, spread_T,
+):  # fmt: skip
+    """Write the layer norm of trunk and dropped branch, and their sum and its moments for the way back.
+
+    Source:
+        Ba et al. 2016; dropout: Srivastava et al. 2014, scaled while training.
+    """
+    width = branch_TF.shape[1]
+    row = np.empty(width, np.float32)
+    for t in range(branch_TF.shape[0]):
+        total = np.float32(0.0)
+        for f in range(width):
+            x = _widened(branch_TF[t, f]) * kept_scale
+            kept = _is_kept(np.uint32(t * width + f), key0, key1, dropped)
+            x = (x if kept else np.float32(0.0)) + _widened(trunk_TF[t, f])
+            row[f] = x
+            total += x
+        mean = total / np.float32(width)
+        squares = np.float32(0.0)
+        for f in range(width):
+            squares += (row[f] - mean) * (row[f] - mean)
+        spread = np.float32(1.0) / np.float32(math.sqrt(squares / np.float32(width) + epsilon))
+        for f in range(width):
+            sum_TF[t, f] = _narrowed(row[f], sum_TF[t, f])
+            x = (row[f] - mean) * spread * _widened(scale_F[f]) + _widened(shift_F[f])
+            out_TF[t, f] = _narrowed(x, out_TF[t, f])
+        mean_T[t] = mean
+        spread_T[t] = spread
+
+
+@njit(**_OPTIONS)
+def dropout_add_norm_backward(
+    gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
+    trunk_TF, branch_TF, sums_3F,
+):  # fmt: skip
+    """Write the gradients of trunk and branch, and add those of scale, shift and bias to ``sums_3F``."""
+    width = gradient_TF.shape[1]
+    one = np.float32(1.0) / np.float32(width)
+    for t in range(gradient_TF.shape[0]):
+        mean, spread = mean_T[t], spread_T[t]
+        first = np.float32(0.0)
+        second = np.float32(0.0)
+        for f in range(width):
+            change = _widened(gradient_TF[t, f])
+            x = (_widened(sum_TF[t, f]) - mean) * spread
+            sums_3F[0, f] += change * x
+            sums_3F[1, f] += change
+            scaled = change * _widened(scale_F[f])
+            first += scaled
+            second += scaled * x
+        first *= one
+        second *= one
+        for f in range(width):
+            x = (_widened(sum_TF[t, f]) - mean) * spread
+            change = (_widened(gradient_TF[t, f]) * _widened(scale_F[f]) - first - x * second) * spread
+            trunk_TF[t, f] = _narrowed(change, trunk_TF[t, f])
+            kept = _is_kept(np.uint32(t * width + f), key0, key1, dropped)
+            change = change * kept_scale if kept else np.float32(0.0)
+            branch_TF[t, f] = _narrowed(change, branch_TF[t, f])
+            sums_3F[2, f] += change
+
+
+@njit(**_OPTIONS)
+def weigh(
+    scores_RLL, length_N, num_heads, scaling, key0, key1, dropped, kept_scale, start, weights_RLL, kept_RLL
+):
+    """Turn scores into the weights of attention, and write them also as dropout leaves them.
+
+    A sequence of ``length_N`` places sees those alone. ``start`` is the number of the first row of this
+    bucket among all rows of the batch: by it each weight has a place of its own.
+
+    Source:
+        Vaswani et al. 2017, section 3.2.1.
+    """
+    places = scores_RLL.shape[2]
+    row = np.empty(places, np.float32)
+    for n in range(len(length_N)):
+        length = length_N[n]
+        for r in range(n * num_heads, (n + 1) * num_heads):
+            for i in range(places):
+                largest = np.float32(-np.inf)
+                for j in range(length):
+                    largest = max(largest, _widened(scores_RLL[r, i, j]))
+                total = np.float32(0.0)
+                # Over whole vectors: a loop to the length goes value by value.
+                for j in range(places):
+                    x = _exp(min(_widened(scores_RLL[r, i, j]) - largest, np.float32(0.0)) * scaling)
+                    x = x if j < length else np.float32(0.0)
+                    row[j] = x
+                    total += x
+                share = np.float32(1.0) / total
+                place = np.uint32((start + r * places + i) * LONGEST)
+                for j in range(places):
+                    x = row[j] * share
+                    kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
+                    weights_RLL[r, i, j] = _narrowed(x, weights_RLL[r, i, j])
+                    x = x * kept_scale if kept else np.float32(0.0)
+                    kept_RLL[r, i, j] = _narrowed(x, kept_RLL[r, i, j])
+
+
+@njit(**_OPTIONS)
+def weigh_backward(change_RLL, weights_RLL, scaling, key0, key1, dropped, kept_scale, start):
+    """Turn the gradient of the weights that dropout left into that of the scores, in place."""
+    places = change_RLL.shape[2]
+    row = np.empty(places, np.float32)
+    for r in range(change_RLL.shape[0]):
+        for i in range(places):
+            place = np.uint32((start + r * places + i) * LONGEST)
+            mean = np.float32(0.0)
+            for j in range(places):
+                kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
+                x = _widened(change_RLL[r, i, j]) * kept_scale if kept else np.float32(0.0)
+                row[j] = x
+                mean += x * _widened(weights_RLL[r, i, j])
+            for j in range(places):
+                x = _widened(weights_RLL[r, i, j]) * (row[j] - mean) * scaling
+                change_RLL[r, i, j] = _narrowed(x, change_RLL[r, i, j])

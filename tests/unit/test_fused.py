@@ -1,0 +1,182 @@
+"""Encoder layers as one operation: the logits and gradients of Transformers' own layers."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from durabert.bert import fused, kernels
+from durabert.bert.batches import PaddedLayout
+from durabert.bert.dropout import Masks
+from durabert.bert.packing import PackedLayout
+from durabert.bert.packing import install as install_packing
+from tests.tiny import FAMILIES
+from tests.unit.test_packing import CPU, classifier, logits_and_gradients, tokens
+
+INDICES = np.array([3, 0, 5, 1, 7, 2, 6])
+FUSED = ("bert", "roberta", "electra")
+
+
+class WithMasks:
+    """A layout whose batches carry where dropout comes from, as ``Forward`` gives it."""
+
+    def __init__(self, layout, masks) -> None:
+        self.layout, self.masks = layout, masks
+
+    def batch(self, examples, indices):
+        batch = self.layout.batch(examples, indices)
+        batch.inputs["masks"] = self.masks
+        return batch
+
+
+def packed(found, masks):
+    install_packing(found.model)
+    fused.install(found.model)
+    layout = PackedLayout(found.model.config.num_attention_heads, found.first_position, CPU)
+    return WithMasks(layout, masks)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_and_gradients_are_those_of_transformers(tmp_path, monkeypatch, family):
+    found = classifier(tmp_path / family, family)
+    examples = tokens(types=found.uses_types)
+    padded = PaddedLayout(found.model.config.pad_token_id, 64, CPU)
+    expected, gradients = logits_and_gradients(found.model, padded, examples, INDICES)
+    calls = []
+    monkeypatch.setattr(fused, "_pass", counting(fused._pass, calls))
+
+    logits, found_gradients = logits_and_gradients(found.model, packed(found, Masks()), examples, INDICES)
+
+    assert len(calls) == (2 if family in FUSED else 0)
+    torch.testing.assert_close(logits, expected, rtol=2e-4, atol=2e-4)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            scale = max(1.0, float(gradient.abs().max()))
+            torch.testing.assert_close(
+                found_gradients[name], gradient, rtol=2e-4, atol=2e-4 * scale, msg=name
+            )
+
+
+def counting(function, calls):
+    def counted(*arguments):
+        calls.append(1)
+        return function(*arguments)
+
+    return counted
+
+
+def test_longer_sequences_go_the_way_of_transformers(tmp_path, monkeypatch):
+    found = classifier(tmp_path / "bert", "bert")
+    examples = tokens(types=found.uses_types)
+    layout = packed(found, Masks())
+    expected, _ = logits_and_gradients(found.model, layout, examples, INDICES)
+    monkeypatch.setattr(fused, "LONGEST", 32)
+    calls = []
+    monkeypatch.setattr(fused, "_pass", counting(fused._pass, calls))
+
+    logits, _ = logits_and_gradients(found.model, layout, examples, INDICES)
+
+    assert not calls
+    torch.testing.assert_close(logits, expected, rtol=2e-4, atol=2e-4)
+
+
+def test_the_gradient_with_dropout_agrees_with_finite_differences(tmp_path):
+    found = classifier(tmp_path / "bert", "bert")
+    masks = Masks()
+    layout = packed(found, masks)
+    for module in found.model.modules():
+        if type(module) is torch.nn.Dropout:
+            module.p = 0.3
+    # These two stay outside of the layers, and with torch.
+    found.model.dropout.p = found.model.bert.embeddings.dropout.p = 0.0
+    examples = tokens(types=found.uses_types)
+
+    def loss_and_gradients():
+        masks.begin(1, 2, 3)
+        logits, gradients = logits_and_gradients(found.model, layout, examples, INDICES)
+        weights = torch.linspace(0.5, 2, logits.numel()).view(logits.shape)
+        return float((logits * weights).sum()), gradients
+
+    loss, gradients = loss_and_gradients()
+    assert loss_and_gradients()[0] == loss
+    layer = found.model.bert.encoder.layer[0]
+    for parameter, name in (
+        (layer.attention.self.query.weight, "bert.encoder.layer.0.attention.self.query.weight"),
+        (layer.attention.self.value.bias, "bert.encoder.layer.0.attention.self.value.bias"),
+        (layer.attention.output.LayerNorm.weight, "bert.encoder.layer.0.attention.output.LayerNorm.weight"),
+        (layer.output.dense.bias, "bert.encoder.layer.0.output.dense.bias"),
+        (layer.intermediate.dense.weight, "bert.encoder.layer.0.intermediate.dense.weight"),
+    ):
+        gradient = gradients[name].clone()
+        direction = gradient / gradient.norm()
+        step = 1e-2
+        parameter.data.add_(direction, alpha=step)
+        above, _ = loss_and_gradients()
+        parameter.data.sub_(direction, alpha=2 * step)
+        below, _ = loss_and_gradients()
+        parameter.data.add_(direction, alpha=step)
+        assert (above - below) / (2 * step) == pytest.approx(float(gradient.norm()), rel=0.02), name
+
+
+def test_dropout_keeps_what_it_should_and_no_two_places_agree():
+    site = Masks().site(0.25)
+    ones = np.ones((256, 64), np.float32)
+    out, total = np.empty_like(ones), np.empty_like(ones)
+    moments = np.empty((2, 256), np.float32)
+
+    def kept(site):
+        kernels.dropout_add_norm(
+            ones, np.zeros_like(ones), np.ones(64, np.float32), np.zeros(64, np.float32), np.float32(1e-12),
+            *site.key, site.dropped, site.scale, total, out, moments[0], moments[1],
+        )  # fmt: skip
+        return total != 0
+
+    first = kept(site)
+    assert first.mean() == pytest.approx(0.75, abs=0.015)
+    assert set(np.unique(total)) == {np.float32(0), site.scale}
+    # Neither rows nor columns hang together.
+    for axis in (0, 1):
+        neighbours = np.mean(first == np.roll(first, 1, axis=axis))
+        assert neighbours == pytest.approx(0.75**2 + 0.25**2, abs=0.02)
+    masks = Masks()
+    draws = [kept(masks.site(0.25)) for _ in range(4)]
+    for one, other in itertools.combinations(draws, 2):
+        assert np.mean(one == other) == pytest.approx(0.75**2 + 0.25**2, abs=0.02)
+
+
+@pytest.mark.parametrize("values", [np.linspace(-90, 0, 1001), np.linspace(-1, 0, 1001)])
+def test_weights_are_those_of_a_softmax(values):
+    scores = np.tile(values.astype(np.float32)[:64], (1, 64, 1)).reshape(1, 64, 64)
+    weights, kept = np.empty_like(scores), np.empty_like(scores)
+
+    kernels.weigh(
+        scores, np.array([50]), 1, np.float32(0.5), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
+        0, weights, kept,
+    )  # fmt: skip
+
+    expected = torch.softmax(torch.from_numpy(scores[..., :50]) * 0.5, -1)
+    np.testing.assert_allclose(weights[..., :50], expected, rtol=1e-5, atol=1e-7)
+    assert (weights[..., 50:] == 0).all()
+    assert (kept == weights).all()
+
+
+def test_bfloat16_is_rounded_to_the_nearest_even():
+    values = torch.randn(4096).view(64, 64)
+    half = values.bfloat16()
+    ones, zeros = torch.ones(64).bfloat16(), torch.zeros(64).bfloat16()
+    total, out = torch.empty_like(half), torch.empty_like(half)
+    moments = np.empty((2, 64), np.float32)
+    bits = [fused._array(tensor) for tensor in (half, torch.zeros_like(half), ones, zeros)]
+
+    kernels.dropout_add_norm(
+        *bits, np.float32(1e-12), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
+        fused._array(total), fused._array(out), moments[0], moments[1],
+    )  # fmt: skip
+
+    assert torch.equal(total, half)
+    expected = torch.nn.functional.layer_norm(half.float(), (64,), eps=1e-12).bfloat16()
+    # Sums in another order change the last bit of few.
+    assert (out == expected).float().mean() > 0.99
