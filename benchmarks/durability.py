@@ -1,14 +1,23 @@
-"""What checkpoints and Temporal cost over the bare loop, in a training of some minutes, pair by pair."""
+"""What checkpoints and Temporal cost over the bare loop, in a training of some minutes, pair by pair.
+
+Both sides of a pair are there at once, and in turn one of them is frozen while the other works for some
+seconds: a machine that is faster in one minute than in the next favours neither. What counts is the time in
+which a side was not frozen. Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work, since
+their usual interval would go by the clock, which does not stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+import os
+import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,73 +28,179 @@ from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
 from durabert.bert.loop import fine_tune
 from durabert.client import Client
-from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig
+from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 5
+PAIRS = 3
+SLICE = 4.0
+"""Seconds that a side works before it is the other's turn."""
+CHECKPOINT_SECONDS = 60.0
+TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
-CONFIG = FineTuneConfig(epochs=28)
-"""Some three minutes on two cores."""
+STEPS_OF_AN_EPOCH = 63
 ROWS, STEP = 1_000_000, 1_000_000
 
 
 def measure() -> dict[str, object]:
-    """Seconds of the training steps with checkpoints over those without, and of finding step 1,000,000."""
+    """Seconds of a run with checkpoints over those of the bare loop, and of finding step 1,000,000."""
     return {**asyncio.run(_overhead()), "place_of_step_1000000_seconds": _place()}
 
 
 async def _overhead() -> dict[str, object]:
-    direct, durable, standstill = [], [], []
+    bare, durable, standstill = [], [], []
     with tempfile.TemporaryDirectory() as home:
         async with Client.connect(home=Path(home)) as client:
-            await client.start(ExperimentSpec(name="warm-up", data=DATA, runs=(FineTuneConfig(epochs=1),)))
-            await client.wait("warm-up")
+            seconds_of_epoch = await _warm_up(client)
+            epochs = round(TRAINING_SECONDS / seconds_of_epoch)
+            every = round(STEPS_OF_AN_EPOCH * CHECKPOINT_SECONDS / seconds_of_epoch)
             for number in range(PAIRS):
-                # In turn, so that a machine which becomes slower or faster favours neither.
-                if number % 2 == 0:
-                    direct.append(_directly())
-                seconds, stood = await _durably(client, f"pair-{number}")
-                durable.append(seconds)
-                standstill.append(stood)
-                if number % 2:
-                    direct.append(_directly())
-                print(f"pair {number + 1}: {direct[-1]:.1f} s, {seconds:.1f} s", file=sys.stderr, flush=True)
-    ratios = [b / a for a, b in zip(direct, durable, strict=True)]
+                sides = [await _Bare.begin(epochs), _Durable(client, f"pair-{number}", epochs, every)]
+                # In turn, as the first one has the machine alone when the other has ended.
+                await _alternate(sides if number % 2 else sides[::-1])
+                bare.append(sides[0].seconds)
+                durable.append(sides[1].seconds)
+                standstill.append(sides[1].standstill)
+                print(
+                    f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s", file=sys.stderr, flush=True
+                )
+    ratios = [b / a for a, b in zip(bare, durable, strict=True)]
     return {
-        "direct_seconds": summary(direct),
+        "bare_seconds": summary(bare),
         "durable_seconds": summary(durable),
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
+        "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
         "standstill_seconds": summary(standstill),
+        "epochs": epochs,
+        "steps_between_checkpoints": every,
     }
 
 
-def _directly() -> float:
-    """Train in a process of its own, as a run does; its imports do not count, as a run does not pay them."""
-    command = [sys.executable, "-m", "benchmarks.durability"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
+async def _warm_up(client: Client) -> float:
+    config = FineTuneConfig(epochs=3)
+    await client.start(ExperimentSpec(name="warm-up", data=DATA, runs=(config,)))
+    result = (await client.wait("warm-up")).runs[0].result
+    assert result is not None
+    assert result.steps == 3 * STEPS_OF_AN_EPOCH
+    return result.train_seconds / 3
 
 
-def _bare_loop() -> float:
+class _Side:
+    """One of a pair: works when it is let, and knows for how long it has."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def processes(self) -> list[int]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    async def work(self, seconds: float) -> None:
+        if not self.seconds:
+            self.start()
+        _signal(self.processes(), signal.SIGCONT)
+        began = time.perf_counter()
+        await asyncio.wait([self.done], timeout=seconds)
+        self.seconds += time.perf_counter() - began
+        if not self.done.done():
+            _signal(self.processes(), signal.SIGSTOP)
+
+
+class _Bare(_Side):
+    """The loop in a process of its own, as a run has one; its imports do not count, as a run pays none."""
+
+    @classmethod
+    async def begin(cls, epochs: int) -> _Bare:
+        side = cls()
+        side.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.durability", str(epochs),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert await side.process.stdout.readline() == b"ready\n"
+        return side
+
+    def processes(self) -> list[int]:
+        return [self.process.pid]
+
+    def start(self) -> None:
+        self.process.stdin.write(b"go\n")
+        self._waiting = asyncio.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        assert await self.process.stdout.readline() == b"done\n"
+        self.done.set_result(None)
+        assert await self.process.wait() == 0
+
+
+class _Durable(_Side):
+    """The same as a run: server, worker, training process, and a client that follows it."""
+
+    def __init__(self, client: Client, name: str, epochs: int, every: int) -> None:
+        super().__init__()
+        self._client = client
+        self._spec = ExperimentSpec(
+            name=name,
+            data=DATA,
+            runs=(FineTuneConfig(epochs=epochs),),
+            checkpoints=CheckpointPolicy(every_steps=every),
+        )
+
+    def processes(self) -> list[int]:
+        assert self._client.engine is not None
+        host = self._client.engine.info.host_pid
+        return [host, *_descendants(host)]
+
+    def start(self) -> None:
+        self._waiting = asyncio.create_task(self._follow())
+
+    async def _follow(self) -> None:
+        await self._client.start(self._spec)
+        view = await self._client.wait(self._spec.name)
+        result = view.runs[0].result
+        assert result is not None, view
+        assert result.attempts == 1
+        assert result.checkpoint_seconds is not None
+        self.standstill = result.checkpoint_seconds
+        self.done.set_result(None)
+
+
+async def _alternate(sides: list[_Side]) -> None:
+    while not all(side.done.done() for side in sides):
+        for side in sides:
+            if not side.done.done():
+                await side.work(SLICE)
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            yield int(child)
+            yield from _descendants(int(child))
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _bare_loop(epochs: int) -> None:
     for library in ("transformers.models.bert.modeling_bert", "datasets", "sklearn.metrics"):
         importlib.import_module(library)
-    began = time.perf_counter()
+    print("ready", flush=True)
+    sys.stdin.readline()
     with tempfile.TemporaryDirectory() as directory:
-        data = load_training_data(DATA, seed=CONFIG.seed)
-        output = Path(directory) / "model"
-        fine_tune(CONFIG, data, output=output, report=lambda _: None, should_stop=lambda: False)
-    return time.perf_counter() - began
-
-
-async def _durably(client: Client, name: str) -> tuple[float, float]:
-    began = time.perf_counter()
-    await client.start(ExperimentSpec(name=name, data=DATA, runs=(CONFIG,)))
-    view = await client.wait(name)
-    seconds = time.perf_counter() - began
-    result = view.runs[0].result
-    assert result is not None, view
-    assert result.checkpoint_seconds is not None
-    return seconds, result.checkpoint_seconds
+        data = load_training_data(DATA, seed=FineTuneConfig().seed)
+        fine_tune(
+            FineTuneConfig(epochs=epochs),
+            data,
+            output=Path(directory) / "model",
+            report=lambda _: None,
+            should_stop=lambda: False,
+        )
+        print("done", flush=True)
 
 
 def _place() -> float:
@@ -98,4 +213,4 @@ def _place() -> float:
 
 
 if __name__ == "__main__":
-    print(_bare_loop())
+    _bare_loop(int(sys.argv[1]))

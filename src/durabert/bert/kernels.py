@@ -1,13 +1,13 @@
 """What lies between the products of an encoder layer, several operations in one pass over the memory.
 
-Values are float32, or bfloat16 as the int16 with the same bits, since numpy and numba do not know it; sums are
-in float32. Dropout draws nothing: whether a value is kept is a function of a key and of its place, computed
-again on the way back.
+Values are float32, or bfloat16 as the int16 with the same bits, since numpy and numba do not know it; sums
+are in float32. Dropout draws nothing: whether a value is kept is a function of a key and of its place,
+computed again on the way back.
 
 Shape letters: T tokens, F values of a token, N sequences, L places of a sequence, R sequences and heads.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202 - numba knows neither keywords nor annotations
+# ruff: noqa: ANN001, ANN201, ANN202, ARG001, ARG005 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 
