@@ -2,8 +2,8 @@
 
 Both sides of a pair are there at once, and in turn one of them is frozen while the other works for some
 seconds: a machine that is faster in one minute than in the next favours neither. What counts is the time in
-which a side was not frozen. Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work, since
-their usual interval would go by the clock, which does not stop.
+which a side was not frozen. Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work,
+since their usual interval would go by the clock, which does not stop.
 """
 
 from __future__ import annotations
@@ -175,9 +175,10 @@ async def _alternate(sides: list[_Side]) -> None:
 
 def _descendants(pid: int) -> Iterator[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            yield int(child)
-            yield from _descendants(int(child))
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield int(child)
+                yield from _descendants(int(child))
 
 
 def _signal(pids: list[int], number: int) -> None:
