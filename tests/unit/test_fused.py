@@ -157,8 +157,10 @@ def test_weights_are_those_of_a_softmax(values):
         0, weights, kept,
     )  # fmt: skip
 
-    expected = torch.softmax(torch.from_numpy(scores[..., :50]) * 0.5, -1)
-    np.testing.assert_allclose(weights[..., :50], expected, rtol=1e-5, atol=1e-7)
+    expected = torch.softmax(torch.from_numpy(scores[:, :50, :50]) * 0.5, -1)
+    np.testing.assert_allclose(weights[:, :50, :50], expected, rtol=1e-5, atol=1e-7)
+    # There is nothing, neither to attend nor to be attended to.
+    assert (weights[:, 50:] == 0).all()
     assert (weights[..., 50:] == 0).all()
     assert (kept == weights).all()
 
@@ -169,11 +171,11 @@ def test_bfloat16_is_rounded_to_the_nearest_even():
     ones, zeros = torch.ones(64).bfloat16(), torch.zeros(64).bfloat16()
     total, out = torch.empty_like(half), torch.empty_like(half)
     moments = np.empty((2, 64), np.float32)
-    bits = [fused._array(tensor) for tensor in (half, torch.zeros_like(half), ones, zeros)]
+    bits = [kernels.array_of(tensor) for tensor in (half, torch.zeros_like(half), ones, zeros)]
 
     kernels.dropout_add_norm(
         *bits, np.float32(1e-12), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
-        fused._array(total), fused._array(out), moments[0], moments[1],
+        kernels.array_of(total), kernels.array_of(out), moments[0], moments[1],
     )  # fmt: skip
 
     assert torch.equal(total, half)

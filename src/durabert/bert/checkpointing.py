@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -25,6 +28,8 @@ GUESSED_BYTES_PER_SECOND: Final = 400e6
 FIRST_PAUSE: Final = 1.0
 """Seconds after which a store that did not answer is tried again; doubled each time."""
 LONGEST_PAUSE: Final = 10.0
+NICENESS: Final = 10
+"""Of the thread that writes: it works while a core has nothing else to do, and takes none from the model."""
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
 
@@ -66,7 +71,7 @@ class CheckpointWriter:
         self._to = checkpoints
         self._clock = clock
         self._copier = StateCopier()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
         self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
         self._points: list[Point] = []
@@ -194,6 +199,13 @@ class CheckpointWriter:
         assert self._committed is not None
         self._points = [point for point in self._points if point.step > self._committed[0]]
         return None
+
+
+def _step_back() -> None:
+    # On Linux a thread has a priority of its own.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _files(copy: StateCopy, points: list[Point]) -> Iterator[tuple[str, bytes]]:

@@ -53,10 +53,27 @@ class Forward:
             logits = self.model(**inputs).logits
         return logits.float()
 
+    def forget_gradients(self) -> None:
+        """Forget the gradients of the step before."""
+        self.model.zero_grad(set_to_none=True)
+        if self.half is not None:
+            self.half.forget_gradients()
+
     def gradients_taken(self) -> None:
         """See to it that the gradients of a backward pass are with the model's own weights, in fp32."""
         if self.half is not None:
             self.half.take_gradients()
+
+    def gradients(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Return the gradients of the model's own weights, in fp32 or as the backward pass has left them."""
+        taken = {
+            parameter: parameter.grad for parameter in self.model.parameters() if parameter.grad is not None
+        }
+        return taken if self.half is None else taken | self.half.gradients()
+
+    def halves(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Return the weights in half precision, by the model's own; none where autocast makes them."""
+        return {} if self.half is None else self.half.halves
 
     def weights_changed(self) -> None:
         """Take over the model's weights, which have changed."""

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn.functional import gelu, linear
 
 from durabert.bert import kernels
 from durabert.bert.dropout import Masks, Site
+from durabert.bert.kernels import array_of
 from durabert.bert.packing import Packing, Rows, padded_first
 
 LAYERS: Final = ("BertLayer", "RobertaLayer", "ElectraLayer", "XLMRobertaLayer", "CamembertLayer")
@@ -91,8 +91,8 @@ class _How:
             scores = torch.bmm(queries, keys.transpose(1, 2))
             weights, kept = torch.empty_like(scores), torch.empty_like(scores)
             kernels.weigh(
-                _array(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key, site.dropped,
-                site.scale, bucket.start, _array(weights), _array(kept),
+                array_of(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key, site.dropped,
+                site.scale, bucket.start, array_of(weights), array_of(kept),
             )  # fmt: skip
             attended.append(torch.bmm(kept, values).view(-1, width))
             saved += [weights, kept]
@@ -117,14 +117,9 @@ class _How:
             torch.bmm(kept.transpose(1, 2), out, out=dv)
             change = torch.bmm(out, values.transpose(1, 2))
             kernels.weigh_backward(
-                _array(change),
-                _array(weights),
-                self.scaling,
-                *site.key,
-                site.dropped,
-                site.scale,
-                bucket.start,
-            )
+                array_of(change), bucket.sizes_N, places.num_heads, array_of(weights), self.scaling,
+                *site.key, site.dropped, site.scale, bucket.start,
+            )  # fmt: skip
             torch.bmm(change, keys, out=dq)
             torch.bmm(change.transpose(1, 2), queries, out=dk)
         change_T3F = moved.index_select(0, places.row_T3H).view(len(gradient_TF), -1)
@@ -137,8 +132,8 @@ class _How:
         """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
         total, out = torch.empty_like(branch), torch.empty_like(branch)
         moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
-        given = [_array(tensor) for tensor in (branch, trunk, scale, shift)]
-        results = [_array(tensor) for tensor in (total, out, moments[0], moments[1])]
+        given = [array_of(tensor) for tensor in (branch, trunk, scale, shift)]
+        results = [array_of(tensor) for tensor in (total, out, moments[0], moments[1])]
         kernels.dropout_add_norm(*given, self.epsilon, *site.key, site.dropped, site.scale, *results)
         return out, total, moments
 
@@ -153,8 +148,8 @@ class _How:
         """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
         trunk, branch = torch.empty_like(total), torch.empty_like(total)
         sums = torch.zeros((3, total.shape[1]))
-        given = [_array(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
-        results = [_array(tensor) for tensor in (trunk, branch, sums)]
+        given = [array_of(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
+        results = [array_of(tensor) for tensor in (trunk, branch, sums)]
         kernels.dropout_add_norm_backward(*given, *site.key, site.dropped, site.scale, *results)
         return trunk, branch, sums
 
@@ -163,12 +158,6 @@ def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...
     parts = (tensor.split(places.num_rows) for tensor in tensors_RD)
     for bucket, *rows in zip(places.buckets, *parts, strict=True):
         yield bucket, *(part.view(-1, bucket.length, part.shape[1]) for part in rows)
-
-
-def _array(tensor: torch.Tensor) -> NDArray[Any]:
-    tensor = tensor.detach()
-    # numpy knows no bf16, and the kernels take its bits.
-    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,7 @@ class HalfWeights:
             name: torch.nn.Parameter(master.detach().to(dtype), requires_grad=master.requires_grad)
             for name, master in self._masters.items()
         }
-        self._gradients = {
-            name: torch.zeros_like(master) for name, master in self._masters.items() if master.requires_grad
-        }
+        self._gradients: dict[str, torch.Tensor] = {}
 
     def refresh(self) -> None:
         """Take over the model's weights, which have changed."""
@@ -51,12 +49,33 @@ class HalfWeights:
     def _convert(self, _: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
         return rows.to(self._dtype) if self._in_use else rows
 
+    @property
+    def halves(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """These weights, by the model's own."""
+        return {master: self._halves[name].detach() for name, master in self._masters.items()}
+
+    def gradients(self) -> dict[torch.nn.Parameter, torch.Tensor]:
+        """Return the gradients that were not taken yet, by the model's own weights, in half precision."""
+        return {
+            master: gradient
+            for name, master in self._masters.items()
+            if (gradient := self._halves[name].grad) is not None
+        }
+
+    def forget_gradients(self) -> None:
+        """Forget those that were not taken."""
+        for half in self._halves.values():
+            half.grad = None
+
     def take_gradients(self) -> None:
         """Add the gradients of these weights, in fp32, to those of the model's own."""
-        for name, gradient in self._gradients.items():
-            half, master = self._halves[name], self._masters[name]
+        for name, master in self._masters.items():
+            half = self._halves[name]
             if half.grad is None:
                 continue
+            if name not in self._gradients:
+                self._gradients[name] = torch.empty_like(master)
+            gradient = self._gradients[name]
             if master.grad is None:
                 master.grad = gradient.copy_(half.grad)
             else:

@@ -15,12 +15,15 @@ import math
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numba import njit, types
 from numba.extending import overload, register_jitable
+from numpy.typing import NDArray
 
 _FAST: Final = {"contract", "reassoc", "nsz", "arcp"}
 """Sums may be taken in another order, the same in each run; not numbers stay what they are."""
-_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
+OPTIONS: Final[dict[str, Any]] = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
+"""How numba compiles kernels."""
 
 LEVELS: Final = 1 << 16
 """A draw has 16 bits: probabilities are multiples of 1/65,536."""
@@ -28,22 +31,34 @@ LONGEST: Final = 1 << 9
 """Places of a sequence at most, for the place of a weight of attention as a number of 32 bits."""
 
 
-def _widened(value):
+LANES: Final = 16
+"""Values of float32 in a vector."""
+
+
+def array_of(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return a tensor on the CPU as the array that kernels take, in the same memory."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def widened(value):
+    """Return a value as float32; inside of kernels."""
     raise NotImplementedError
 
 
-def _narrowed(value, like):
+def narrowed(value, like):
+    """Return a float32 as the kind of value that ``like`` is; inside of kernels."""
     raise NotImplementedError
 
 
-@overload(_widened, inline="always")
+@overload(widened, inline="always")
 def _(value):
     if value == types.int16:
         return lambda value: np.int32(np.int32(value) << np.int32(16)).view(np.float32)
     return lambda value: value
 
 
-@overload(_narrowed, inline="always")
+@overload(narrowed, inline="always")
 def _(value, like):
     if like != types.int16:
         return lambda value, like: value
@@ -96,7 +111,7 @@ def _exp(x):
     return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def dropout_add_norm(
     branch_TF, trunk_TF, scale_F, shift_F, epsilon, key0, key1, dropped, kept_scale,
     sum_TF, out_TF, mean_T, spread_T,
@@ -111,9 +126,9 @@ def dropout_add_norm(
     for t in range(branch_TF.shape[0]):
         total = np.float32(0.0)
         for f in range(width):
-            x = _widened(branch_TF[t, f]) * kept_scale
+            x = widened(branch_TF[t, f]) * kept_scale
             kept = _is_kept(np.uint32(t * width + f), key0, key1, dropped)
-            x = (x if kept else np.float32(0.0)) + _widened(trunk_TF[t, f])
+            x = (x if kept else np.float32(0.0)) + widened(trunk_TF[t, f])
             row[f] = x
             total += x
         mean = total / np.float32(width)
@@ -122,14 +137,14 @@ def dropout_add_norm(
             squares += (row[f] - mean) * (row[f] - mean)
         spread = np.float32(1.0) / np.float32(math.sqrt(squares / np.float32(width) + epsilon))
         for f in range(width):
-            sum_TF[t, f] = _narrowed(row[f], sum_TF[t, f])
-            x = (row[f] - mean) * spread * _widened(scale_F[f]) + _widened(shift_F[f])
-            out_TF[t, f] = _narrowed(x, out_TF[t, f])
+            sum_TF[t, f] = narrowed(row[f], sum_TF[t, f])
+            x = (row[f] - mean) * spread * widened(scale_F[f]) + widened(shift_F[f])
+            out_TF[t, f] = narrowed(x, out_TF[t, f])
         mean_T[t] = mean
         spread_T[t] = spread
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def dropout_add_norm_backward(
     gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
     trunk_TF, branch_TF, sums_3F,
@@ -142,26 +157,26 @@ def dropout_add_norm_backward(
         first = np.float32(0.0)
         second = np.float32(0.0)
         for f in range(width):
-            change = _widened(gradient_TF[t, f])
-            x = (_widened(sum_TF[t, f]) - mean) * spread
+            change = widened(gradient_TF[t, f])
+            x = (widened(sum_TF[t, f]) - mean) * spread
             sums_3F[0, f] += change * x
             sums_3F[1, f] += change
-            scaled = change * _widened(scale_F[f])
+            scaled = change * widened(scale_F[f])
             first += scaled
             second += scaled * x
         first *= one
         second *= one
         for f in range(width):
-            x = (_widened(sum_TF[t, f]) - mean) * spread
-            change = (_widened(gradient_TF[t, f]) * _widened(scale_F[f]) - first - x * second) * spread
-            trunk_TF[t, f] = _narrowed(change, trunk_TF[t, f])
+            x = (widened(sum_TF[t, f]) - mean) * spread
+            change = (widened(gradient_TF[t, f]) * widened(scale_F[f]) - first - x * second) * spread
+            trunk_TF[t, f] = narrowed(change, trunk_TF[t, f])
             kept = _is_kept(np.uint32(t * width + f), key0, key1, dropped)
             change = change * kept_scale if kept else np.float32(0.0)
-            branch_TF[t, f] = _narrowed(change, branch_TF[t, f])
+            branch_TF[t, f] = narrowed(change, branch_TF[t, f])
             sums_3F[2, f] += change
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def weigh(
     scores_RLL, length_N, num_heads, scaling, key0, key1, dropped, kept_scale, start, weights_RLL, kept_RLL
 ):
@@ -175,44 +190,57 @@ def weigh(
     """
     places = scores_RLL.shape[2]
     row = np.empty(places, np.float32)
+    weights_RLL[:] = 0
+    kept_RLL[:] = 0
     for n in range(len(length_N)):
         length = length_N[n]
+        # Over whole vectors: a loop to the length goes value by value.
+        wide = min(places, (length + LANES - 1) // LANES * LANES)
         for r in range(n * num_heads, (n + 1) * num_heads):
-            for i in range(places):
+            for i in range(length):
                 largest = np.float32(-np.inf)
                 for j in range(length):
-                    largest = max(largest, _widened(scores_RLL[r, i, j]))
+                    largest = max(largest, widened(scores_RLL[r, i, j]))
                 total = np.float32(0.0)
-                # Over whole vectors: a loop to the length goes value by value.
-                for j in range(places):
-                    x = _exp(min(_widened(scores_RLL[r, i, j]) - largest, np.float32(0.0)) * scaling)
+                for j in range(wide):
+                    x = _exp(min(widened(scores_RLL[r, i, j]) - largest, np.float32(0.0)) * scaling)
                     x = x if j < length else np.float32(0.0)
                     row[j] = x
                     total += x
                 share = np.float32(1.0) / total
                 place = np.uint32((start + r * places + i) * LONGEST)
-                for j in range(places):
+                for j in range(wide):
                     x = row[j] * share
                     kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
-                    weights_RLL[r, i, j] = _narrowed(x, weights_RLL[r, i, j])
+                    weights_RLL[r, i, j] = narrowed(x, weights_RLL[r, i, j])
                     x = x * kept_scale if kept else np.float32(0.0)
-                    kept_RLL[r, i, j] = _narrowed(x, kept_RLL[r, i, j])
+                    kept_RLL[r, i, j] = narrowed(x, kept_RLL[r, i, j])
 
 
-@njit(**_OPTIONS)
-def weigh_backward(change_RLL, weights_RLL, scaling, key0, key1, dropped, kept_scale, start):
+@njit(**OPTIONS)
+def weigh_backward(
+    change_RLL, length_N, num_heads, weights_RLL, scaling, key0, key1, dropped, kept_scale, start
+):  # fmt: skip
     """Turn the gradient of the weights that dropout left into that of the scores, in place."""
     places = change_RLL.shape[2]
     row = np.empty(places, np.float32)
-    for r in range(change_RLL.shape[0]):
-        for i in range(places):
-            place = np.uint32((start + r * places + i) * LONGEST)
-            mean = np.float32(0.0)
-            for j in range(places):
-                kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
-                x = _widened(change_RLL[r, i, j]) * kept_scale if kept else np.float32(0.0)
-                row[j] = x
-                mean += x * _widened(weights_RLL[r, i, j])
-            for j in range(places):
-                x = _widened(weights_RLL[r, i, j]) * (row[j] - mean) * scaling
-                change_RLL[r, i, j] = _narrowed(x, change_RLL[r, i, j])
+    for n in range(len(length_N)):
+        length = length_N[n]
+        wide = min(places, (length + LANES - 1) // LANES * LANES)
+        for r in range(n * num_heads, (n + 1) * num_heads):
+            for i in range(length):
+                place = np.uint32((start + r * places + i) * LONGEST)
+                mean = np.float32(0.0)
+                for j in range(wide):
+                    kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
+                    x = widened(change_RLL[r, i, j]) * kept_scale if kept else np.float32(0.0)
+                    row[j] = x
+                    mean += x * widened(weights_RLL[r, i, j])
+                for j in range(wide):
+                    x = widened(weights_RLL[r, i, j]) * (row[j] - mean) * scaling
+                    change_RLL[r, i, j] = narrowed(x, change_RLL[r, i, j])
+                for j in range(wide, places):
+                    change_RLL[r, i, j] = 0
+            for i in range(length, places):
+                for j in range(places):
+                    change_RLL[r, i, j] = 0

@@ -32,12 +32,14 @@ ATTENTION: Final = "durabert_packed"
 HIDDEN: Final = -1e30
 """Added to the score of what is not to be seen; finite, so that a row of nothing else is no NaN."""
 # A matrix product of a new shape is compiled first, which takes longer than the product: hence few shapes.
-ROUND_TOKENS: Final = 64
+ROUND_TOKENS: Final = 16
 """T is a multiple of it."""
 ROUND_FIRST: Final = 8
 """Of the first tokens of the sequences, where no others are needed any more."""
 ROUND_COUNT: Final = 4
 """N is a power of two up to it, and a multiple of it beyond."""
+FEW: Final = 4
+"""Sequences that are not worth a bucket of their own."""
 SHORT: Final = 16
 LONG: Final = 64
 """L is a power of two from ``SHORT`` to ``LONG``, and a multiple of ``LONG`` beyond."""
@@ -171,8 +173,7 @@ def _rows(packing: Packing) -> Rows:
     sources: list[NDArray[np.int64]] = []
     absent: list[NDArray[np.int64]] = []
     done = row = 0
-    for length, same in itertools.groupby(sizes.tolist(), key=_round_length):
-        count = sum(1 for _ in same)
+    for length, count in _bucket_sizes(sizes):
         num_places = _round_count(count)
         there_NL = np.zeros((num_places, length), bool)
         there_NL[:count] = np.arange(length) < sizes[done : done + count, None]
@@ -198,10 +199,21 @@ def _rows(packing: Packing) -> Rows:
     )
 
 
-def _round_length(size: int) -> int:
+def _bucket_sizes(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Yield the length of each bucket and its number of sequences; a few go along with the next longer."""
+    count = 0
+    groups = [(length, len(list(same))) for length, same in itertools.groupby(sizes, key=_round_length)]
+    for number, (length, more) in enumerate(groups, start=1):
+        count += more
+        if count >= FEW or number == len(groups):
+            yield length, count
+            count = 0
+
+
+def _round_length(size: np.int64) -> int:
     if size > LONG:
-        return -(-size // LONG) * LONG
-    return max(SHORT, 1 << (size - 1).bit_length())
+        return int(-(-size // LONG) * LONG)
+    return max(SHORT, 1 << (int(size) - 1).bit_length())
 
 
 def _round_count(count: int) -> int:

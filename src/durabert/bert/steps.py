@@ -20,7 +20,7 @@ from durabert.bert.device import Compute
 from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
-from durabert.bert.optim import AdamW, build_optimizer, clip_gradient, learning_rate
+from durabert.bert.optim import Optimizer, TorchAdamW, build_optimizer, learning_rate
 from durabert.bert.profile import Laps, ModelOperations, Part
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens
@@ -83,7 +83,7 @@ class TrainState:
 
     model: Any
     forward: Forward
-    optimizer: AdamW
+    optimizer: Optimizer
     scaler: torch.amp.GradScaler | None = None
     """Only for fp16, whose small gradients would vanish without it."""
     step: int = 0
@@ -100,7 +100,7 @@ class TrainState:
     def fresh(cls, model: Any, plan: TrainPlan) -> TrainState:
         """Return the state before the first step."""
         scaler = torch.amp.GradScaler(plan.compute.device.type) if plan.compute.precision == "fp16" else None
-        optimizer = build_optimizer(model, weight_decay=plan.config.weight_decay)
+        optimizer = build_optimizer(model, weight_decay=plan.config.weight_decay, device=plan.compute.device)
         return cls(
             model,
             Forward.of(model, plan.compute),
@@ -186,7 +186,6 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
         group["lr"] = rate
     loss = _backward_that_fits(state, plan, indices, laps)
     _update(state, plan, loss)
-    state.forward.weights_changed()
     laps.end("optimizer")
     state.step += 1
     state.epoch_loss += loss * len(indices)
@@ -223,8 +222,9 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) 
     divisor = plan.loss.divisor(labels)
     total = torch.zeros((), device=device)
     state.model.train()
-    state.optimizer.zero_grad(set_to_none=True)
-    for number, rows in enumerate(micro_batches(np.arange(len(indices)), state.micro_batches)):
+    state.forward.forget_gradients()
+    pieces = micro_batches(np.arange(len(indices)), state.micro_batches)
+    for number, rows in enumerate(pieces):
         state.forward.begin(plan.config.seed, state.step, number)
         reach("step.backward", state.step)
         batch = plan.layout.batch(plan.train.tokens, indices[rows])
@@ -233,24 +233,29 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) 
         loss = plan.loss.sum(state.forward.logits(batch), labels[rows[0] : rows[-1] + 1]) / divisor
         laps.end("forward")
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-        state.forward.gradients_taken()
+        if len(pieces) > 1:
+            # In fp32: a sum of many loses bits in bf16.
+            state.forward.gradients_taken()
         total += loss.detach()
         laps.end("backward")
     return math.nan if strikes("step.nan", state.step) else float(total.item())
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
-    clip_norm = plan.config.clip_norm
-    # The gradient is looked at before the step: Adam moments that absorbed a NaN never recover.
+    optimizer, clip_norm = state.optimizer, plan.config.clip_norm
+    if state.scaler is not None:
+        assert isinstance(optimizer, TorchAdamW)
+        state.scaler.unscale_(optimizer)
+    gradients = state.forward.gradients()
+    norm = optimizer.gradient_norm(gradients)
+    # Before the step: Adam moments that absorbed a NaN never recover.
+    _require_finite(state, loss, norm)
     if state.scaler is None:
-        norm = float(state.optimizer.gradient_norm().item())
-        _require_finite(state, loss, norm)
-        state.optimizer.update(norm=norm, clip_norm=clip_norm)
+        optimizer.update(gradients, state.forward.halves(), norm=norm, clip_norm=clip_norm)
     else:
-        state.scaler.unscale_(state.optimizer)
-        parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
-        _require_finite(state, loss, float(clip_gradient(parameters, clip_norm=clip_norm).item()))
-        state.scaler.step(state.optimizer)
+        assert isinstance(optimizer, TorchAdamW)
+        optimizer.clip(gradients, norm=norm, clip_norm=clip_norm)
+        state.scaler.step(optimizer)
         state.scaler.update()
 
 
