@@ -17,7 +17,7 @@ import pytest
 from durabert.bert.quiet import quiet_libraries
 from tests.shell import Shell, write_reviews
 
-FAST = ("--epochs", 6, "--batch-size", 8, "--lr", "5e-3", "--max-length", 32)
+FAST = ("--epochs", 10, "--batch-size", 8, "--lr", "3e-3", "--max-length", 32)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_train_prints_one_object_with_what_was_done(trained):
     assert trained["run"] == "trained"
     assert trained["status"] == "completed"
     assert trained["attempts"] == 1
-    assert trained["steps"] == 6 * 27
+    assert trained["steps"] == 10 * 27
     assert trained["metrics"]["accuracy"] >= 0.9
     assert trained["seconds"] > 0
     assert trained["train_loss"] > 0

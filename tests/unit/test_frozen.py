@@ -95,7 +95,9 @@ FIELDS = {
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
         device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
-        micro_batches attempt_log checkpoint_seconds""",
+        micro_batches attempt_log checkpoint_seconds profile""",
+    "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share! forward_share
+        backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",
     "RunOutcome": "run! status! result error",
     "ExperimentResult": "name! outcomes!",
