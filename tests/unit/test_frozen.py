@@ -96,8 +96,8 @@ FIELDS = {
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
         device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
         micro_batches attempt_log checkpoint_seconds profile""",
-    "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share! forward_share
-        backward_share optimizer_share checkpoint_share""",
+    "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share!
+        forward_share backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",
     "RunOutcome": "run! status! result error",
     "ExperimentResult": "name! outcomes!",

@@ -11,8 +11,8 @@ import torch
 from durabert.bert import fused, kernels
 from durabert.bert.batches import PaddedLayout
 from durabert.bert.dropout import Masks
+from durabert.bert.packed_attention import install as install_packing
 from durabert.bert.packing import PackedLayout
-from durabert.bert.packing import install as install_packing
 from tests.tiny import FAMILIES
 from tests.unit.test_packing import CPU, classifier, logits_and_gradients, tokens
 

@@ -11,7 +11,8 @@ from durabert.bert.device import Compute
 from durabert.bert.dropout import MaskedDropout, Masks, replace_dropout
 from durabert.bert.layout import choose_layout
 from durabert.bert.model import load_classifier
-from durabert.bert.packing import PackedLayout, install
+from durabert.bert.packed_attention import install
+from durabert.bert.packing import PackedLayout
 from durabert.bert.tokens import Tokens
 from tests.tiny import FAMILIES, build_model
 

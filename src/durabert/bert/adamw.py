@@ -29,8 +29,8 @@ from durabert.bert.kernels import OPTIONS, array_of, narrowed, widened
 BETAS: Final = (0.9, 0.999)
 EPSILON: Final = 1e-8
 BLOCK: Final = 4096
-"""Values that stay in the cache of a core between two loops over them; no thread gets less, so that the number
-of threads changes no bit."""
+"""Values that stay in the cache of a core between two loops over them; no thread gets a part of that, so that
+the number of threads changes no bit."""
 Gradients = Mapping[torch.nn.Parameter, torch.Tensor]
 Part = Callable[[int, int], float | None]
 """Work that is shared among threads: the number of the thread, and how many there are."""
@@ -97,7 +97,7 @@ def _sum_of_squares(change):
         for i in range(len(c)):
             x = widened(c[i])
             part += x * x
-        total += part
+        total += float(part)
     return total
 
 

@@ -22,7 +22,7 @@ from durabert.errors import ModelInvalid, UnexpectedError
 from durabert.specs import EpochResult, FineTuneConfig, Task
 
 FACTS: Final = "durabert.json"
-_LIBRARIES: Final = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "scikit-learn")
+_LIBRARIES: Final = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "numba", "scikit-learn")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from durabert.bert import packing
+from durabert.bert import packed_attention
 from durabert.bert.batches import Layout, PaddedLayout
 from durabert.bert.device import Compute
 from durabert.bert.packing import PackedLayout
@@ -24,7 +24,7 @@ def choose_layout(
     """Return how batches of a model are laid out, and a sentence if they are padded.
 
     Args:
-        model: in fp32; without padding it takes part in attention of ``durabert.bert.packing`` from now on.
+        model: in fp32; without padding it takes part in attention of ``durabert.bert.packed_attention`` from now on.
         padded: what to fall back on.
         compute: what the model is computed with.
         first_position: number of the first position of a sequence, 0 for most models.
@@ -36,7 +36,7 @@ def choose_layout(
     tokens = _probe(model, padded.max_length)
     expected = _logits(model, padded, tokens)
     try:
-        undo = packing.install(model)
+        undo = packed_attention.install(model)
     except (ValueError, AttributeError, NotImplementedError) as error:
         return padded, [_notice(model, f"{error}")]
     try:
