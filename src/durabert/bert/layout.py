@@ -24,7 +24,7 @@ def choose_layout(
     """Return how batches of a model are laid out, and a sentence if they are padded.
 
     Args:
-        model: in fp32; without padding it takes part in attention of ``durabert.bert.packed_attention`` from now on.
+        model: in fp32; without padding it attends by ``durabert.bert.packed_attention`` from now on.
         padded: what to fall back on.
         compute: what the model is computed with.
         first_position: number of the first position of a sequence, 0 for most models.
