@@ -8,7 +8,7 @@ them can execute code. No generator state is in them, since every draw is a pure
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -57,6 +57,19 @@ class StateCopier:
 
     def __init__(self) -> None:
         self._memory: dict[str, Tensors] = {"model": {}, "optimizer": {}}
+
+    def prepare(self, shapes: Mapping[str, tuple[torch.Size, torch.dtype]], learning: Iterable[str]) -> None:
+        """Make the memory, which takes longer than a copy; may be done by another thread than ``copy``.
+
+        Args:
+            shapes: shape and type of each weight.
+            learning: names of those with moments.
+        """
+        for name, (shape, dtype) in shapes.items():
+            self._memory["model"][name] = torch.zeros(shape, dtype=dtype)
+        for name in learning:
+            for kind in ("exp_avg", "exp_avg_sq"):
+                self._memory["optimizer"][f"{kind}/{name}"] = torch.zeros(shapes[name][0])
 
     def copy(self, state: TrainState) -> StateCopy:
         """Return a copy; the one before is gone by that."""

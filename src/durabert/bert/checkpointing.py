@@ -72,6 +72,7 @@ class CheckpointWriter:
         self._clock = clock
         self._copier = StateCopier()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        self._prepared = self._prepare(start)
         self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
         self._points: list[Point] = []
@@ -164,11 +165,18 @@ class CheckpointWriter:
 
     def _begin(self, state: TrainState) -> None:
         began = self._clock()
+        self._prepared.result()
         self._copy = self._copier.copy(state)
         self._last = self._clock()
         self._standstill = self._last - began
         self.seconds += self._standstill
         self._submit()
+
+    def _prepare(self, start: TrainState) -> Future[None]:
+        # Looked at here: training changes the state while the thread makes the memory.
+        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in start.model.state_dict().items()}
+        learning = [name for name, one in start.model.named_parameters() if one.requires_grad]
+        return self._thread.submit(self._copier.prepare, shapes, learning)
 
     def _submit(self) -> None:
         assert self._copy is not None
