@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from durabert.specs import (
+    BatchCommit,
+    BatchInferenceRequest,
+    BatchInferenceResult,
+    BatchPlan,
     FineTuneRequest,
     FineTuneResult,
     InferenceRequest,
@@ -34,10 +38,13 @@ class ActivityContract(Generic[Request, Result]):
 FINE_TUNE_BERT: Final = ActivityContract("fine_tune_bert", FineTuneRequest, FineTuneResult)
 CREATE_DATASET_SNAPSHOT: Final = ActivityContract("create_dataset_snapshot", SnapshotRequest, SnapshotResult)
 RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequest, InferenceResult)
+PLAN_BATCH_INFERENCE: Final = ActivityContract("plan_batch_inference", BatchInferenceRequest, BatchPlan)
+COMMIT_BATCH_INFERENCE: Final = ActivityContract("commit_batch_inference", BatchCommit, BatchInferenceResult)
 
 FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
+BATCH_INFERENCE_WORKFLOW: Final = "BertBatchInferenceWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,

@@ -31,6 +31,7 @@ PRELOAD: Final = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
     "durabert.activities.jobs",
+    "durabert.activities.batch_jobs",
     "durabert.activities.training_jobs",
     "durabert.activities.dataset_jobs",
 )
@@ -59,6 +60,7 @@ class DurabertPlugin(SimplePlugin):
         home = home_directory(home)
         store = store_url(store, home=home)
         self._slots = slots or DeviceSlots.detect()
+        inference = InferenceActivities(home, store, self._slots)
         super().__init__(
             "durabert",
             data_converter=lambda _: data_converter,
@@ -66,7 +68,9 @@ class DurabertPlugin(SimplePlugin):
             activities=[
                 DatasetActivities(home, store, self._slots).create_dataset_snapshot,
                 TrainingActivities(home, store, self._slots).fine_tune_bert,
-                InferenceActivities(home, store, self._slots).run_bert_inference,
+                inference.run_bert_inference,
+                inference.plan_batch_inference,
+                inference.commit_batch_inference,
             ],
             run_context=_prepared_fork_server,
         )

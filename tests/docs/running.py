@@ -39,6 +39,7 @@ NOT_RUN = {
 PICTURES = {
     ("architecture.md", "cli"): "the layers; checked against the import contract in pyproject.toml",
     ("architecture.md", "durabert train reviews.csv"): "the flow of a run, a drawing",
+    ("inference.md", "the input"): "the flow of a batch, a drawing",
     ("durability.md", "an attempt"): "the states of an attempt, a drawing",
     ("architecture.md", "DURABERT_HOME/"): "the layout of a home directory, a drawing",
 }

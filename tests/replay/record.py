@@ -6,6 +6,7 @@ Run it once for a release that changes what a workflow decides; older files stay
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import tempfile
@@ -13,13 +14,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import WorkflowHistory
+from temporalio.client import WorkflowHandle, WorkflowHistory
 
 from durabert.client import Client
+from durabert.client.batches import RunningBatch
 from durabert.connection import connect, plain_profile
 from durabert.contract import REPORT_SIGNAL, SEARCH_ATTRIBUTES
 from durabert.engine import Engine
-from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest, RunReport
+from durabert.errors import DurabertError
+from durabert.specs import (
+    BatchInferenceRequest,
+    DataSpec,
+    ExperimentSpec,
+    FineTuneConfig,
+    InferenceRequest,
+    RunReport,
+    TextsSpec,
+)
 from durabert.version import __version__
 from tests.real import until
 from tests.workflow.conftest import Bench, serving
@@ -63,6 +74,43 @@ async def _courses(bench: Bench) -> None:
     prediction = await client.start_prediction(InferenceRequest(run="one-run", texts=("good", "bad")))
     await prediction.result()
     _keep("prediction", await prediction.handle.fetch_history())
+    await _batches(client)
+
+
+async def _batches(client: Client) -> None:
+    """Batches that end, go on in another execution, find all done, fail and are cancelled."""
+    for course, run, rows in (
+        ("batch", "one-run", 5), ("batch-finished", "finished", 5), ("batch-failed", "broken", 5),
+        ("batch-retried", "flaky", 3),
+    ):  # fmt: skip
+        batch = await client.start_batch(_request(run, rows))
+        with contextlib.suppress(DurabertError):
+            await batch.result()
+        _keep(course, await batch.handle.fetch_history())
+    long = await client.start_batch(_request("one-run", 80))
+    await long.result()
+    _keep("batch-goes-on", await first_execution(client, long).fetch_history())
+    _keep("batch-gone-on", await long.handle.fetch_history())
+    endless = await client.start_batch(_request("endless", 9))
+
+    async def in_flight() -> bool:
+        progress = await endless.progress()
+        return progress is not None and progress.in_flight == 3
+
+    await until(in_flight, seconds=20, what="the window is full")
+    await endless.cancel()
+    _keep("batch-cancelled", await endless.handle.fetch_history())
+
+
+def _request(run: str, rows: int) -> BatchInferenceRequest:
+    return BatchInferenceRequest(
+        run=run, input=TextsSpec(path=f"{rows}.csv"), output="out", shard_rows=1, concurrency=3
+    )
+
+
+def first_execution(client: Client, batch: RunningBatch) -> WorkflowHandle:
+    """Return the first execution of a batch that has continued as new."""
+    return client.temporal.get_workflow_handle(batch.name, run_id=batch.handle.result_run_id)
 
 
 class Courses:

@@ -28,8 +28,8 @@ COMMANDS = {
     "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
         --precision --device --seed --max-train-rows --set --run --text --text-pair --label --validation
         --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow --profile --json""",
-    "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --profile
-        --json""",
+    "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device
+        --shard-rows --concurrency --profile --json""",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
@@ -56,18 +56,22 @@ WORKFLOW_TYPES = {
     "BertFineTuningWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "CheckpointedBertTrainingWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "BertInferenceWorkflow": ("InferenceRequest", "InferenceResult"),
+    "BertBatchInferenceWorkflow": ("BatchInferenceRequest", "BatchInferenceResult"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
     "CheckpointedBertTrainingWorkflow": {"cancel_run": ("str", "RunOutcome")},
     "BertInferenceWorkflow": {},
+    "BertBatchInferenceWorkflow": {},
 }
 SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"]}
-QUERIES = {"CheckpointedBertTrainingWorkflow": ["progress"]}
+QUERIES = {"CheckpointedBertTrainingWorkflow": ["progress"], "BertBatchInferenceWorkflow": ["progress"]}
 ACTIVITY_TYPES = {
     "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
     "fine_tune_bert": ("FineTuneRequest", "FineTuneResult"),
     "run_bert_inference": ("InferenceRequest", "InferenceResult"),
+    "plan_batch_inference": ("BatchInferenceRequest", "BatchPlan"),
+    "commit_batch_inference": ("BatchCommit", "BatchInferenceResult"),
 }
 
 FIELDS = {
@@ -103,10 +107,26 @@ FIELDS = {
     "ExperimentResult": "name! outcomes!",
     "Progress": """phase! step steps epoch epochs loss learning_rate examples_per_second tokens_per_second
         eta_seconds metrics process_id checkpoint_step attempt_log warnings""",
-    "InferenceRequest": "run! texts input output precision device",
+    "InferenceRequest": "run! texts input output precision device shard",
     "Prediction": "label labels confidence scores value",
     "InferenceResult": """run! model_sha256! rows! predictions output output_sha256 label_counts skipped
         seconds! texts_per_second! peak_memory_mib! device! precision! attempts notices""",
+    "BatchInferenceRequest": "run! input! output! shard_rows concurrency precision device state",
+    "BatchState": "plan! next_row! started!",
+    "BatchPlan": "plan_sha256! snapshot! model_sha256! rows! shard_rows! first_row result",
+    "BatchCommit": "output! plan_sha256!",
+    "BatchProgress": """phase! rows rows_done shards shards_done in_flight rows_per_second eta_seconds""",
+    "BatchInferenceResult": """run! model_sha256! snapshot! output! result_sha256! rows! predicted! errors!
+        shards! label_counts notices reused seconds rows_per_second""",
+    "RowRange": "first_row! num_rows! plan_sha256!",
+    "BytePiece": "offset! size! sha256!",
+    "RowGroupPiece": "offset! size! sha256! rows!",
+    "ParquetPieces": "footer! groups!",
+    "ShardPlan": """format run! model_sha256! task! labels! max_length! precision! snapshot! split!
+        text_columns! row_id! numbered! rows! shard_rows! notices pieces!""",
+    "ShardFile": "path! sha256! rows!",
+    "ShardFacts": "plan_sha256! first_row! num_rows! label_counts truncated replaced device! precision!",
+    "ShardRecord": "facts! predictions! errors",
 }
 """Wire types with their fields; ``!``: required."""
 
@@ -174,7 +194,7 @@ def names_of(definition) -> tuple[str, str]:
 
 
 def test_activities_have_these_names_and_types():
-    contracts = [contract.CREATE_DATASET_SNAPSHOT, contract.FINE_TUNE_BERT, contract.RUN_BERT_INFERENCE]
+    contracts = [one for one in vars(contract).values() if isinstance(one, contract.ActivityContract)]
 
     assert {one.name: (one.request.__name__, one.result.__name__) for one in contracts} == ACTIVITY_TYPES
 
@@ -228,5 +248,5 @@ def test_the_client_has_these_methods():
 
     assert methods == {
         "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
-        "start_prediction", "history", "pause", "resume",
+        "start_prediction", "start_batch", "batch", "history", "pause", "resume",
     }  # fmt: skip

@@ -16,7 +16,15 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["durabert", "durabert.api", "durabert.client", "durabert.cli.train", "durabert.cli.app"]
+    "module",
+    [
+        "durabert",
+        "durabert.api",
+        "durabert.client",
+        "durabert.cli.train",
+        "durabert.cli.batch",
+        "durabert.cli.app",
+    ],
 )
 @pytest.mark.parametrize("absent", ["torch", "transformers", "pyarrow", "datasets", "sklearn", "numpy"])
 def test_a_client_needs_no_training_library(module, absent):
@@ -27,7 +35,14 @@ def test_a_client_needs_no_training_library(module, absent):
 
 @pytest.mark.parametrize(
     "module",
-    ["durabert", "durabert.bert.loop", "durabert.bert.predict", "durabert.store", "durabert.activities.jobs"],
+    [
+        "durabert",
+        "durabert.bert.loop",
+        "durabert.bert.predict",
+        "durabert.store",
+        "durabert.activities.jobs",
+        "durabert.activities.batch_jobs",
+    ],
 )
 def test_the_model_side_and_the_store_need_no_temporal(module):
     done = run_without("temporalio", f"import {module}")

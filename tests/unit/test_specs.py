@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from durabert.errors import NameInvalid, SpecInvalid
 from durabert.specs import (
+    BatchInferenceRequest,
     DataSpec,
     ExperimentSpec,
     FineTuneConfig,
     InferenceRequest,
+    RowRange,
+    TextsSpec,
     checked_name,
     checked_run,
     experiment_from_toml,
 )
+from durabert.specs.shards import is_directory
 
 
 @pytest.mark.parametrize(
@@ -130,3 +136,58 @@ def test_a_wrong_prediction_request_is_one_sentence(fields, sentence):
         InferenceRequest.parse({"run": "a", **fields})
 
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("output", "is_one"),
+    [
+        ("predictions", True), ("a/b", True), ("out.csv/", True), ("s3://bucket/a.csv", True),
+        ("v1.02", True), ("..", True), ("o.csv", False), ("o.jsonl", False), ("a/o.parquet", False),
+        ("o.xml", False), ("./x.v2", False),
+    ],
+)  # fmt: skip
+def test_a_name_with_a_suffix_is_that_of_a_file(output, is_one):
+    assert is_directory(output) is is_one
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"shard_rows": 0}, "shard_rows is 0, but should be greater than or equal to 1"),
+        ({"shard_rows": 250_001}, "shard_rows is 250001, but should be less than or equal to 250000"),
+        ({"concurrency": 0}, "concurrency is 0, but should be greater than or equal to 1"),
+        ({"concurrency": 65}, "concurrency is 65, but should be less than or equal to 64"),
+        ({"output": "o.xml"}, "output is 'o.xml', but should be a directory; one of that name is 'o.xml/'"),
+        ({"output": ""}, "output is '', but should have at least 1 character"),
+        ({"shards": 3}, "unknown field 'shards'"),
+    ],
+)
+def test_a_wrong_batch_is_one_sentence_with_the_value(fields, sentence):
+    with pytest.raises(SpecInvalid) as caught:
+        BatchInferenceRequest.parse({"run": "a", "input": {"path": "x.csv"}, "output": "out", **fields})
+
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_id_of_a_batch_is_that_of_its_predictions():
+    request = BatchInferenceRequest(run="a.b", input=TextsSpec(path="/x.csv"), output="/out")
+    same = {"shard_rows": 7, "concurrency": 9, "device": "cpu"}
+    other = [
+        {"run": "a"}, {"input": TextsSpec(path="/y.csv")}, {"input": TextsSpec(path="/x.csv", text="t")},
+        {"output": "/out2"}, {"precision": "fp32"},
+    ]  # fmt: skip
+
+    assert request.model_copy(update=same).batch_id() == request.batch_id()
+    assert len({request.model_copy(update=one).batch_id() for one in [{}, *other]}) == len(other) + 1
+    assert re.fullmatch(r"batch:a\.b:[0-9a-f]{12}", request.batch_id())
+
+
+def test_a_shard_goes_to_a_directory():
+    shard = RowRange(first_row=0, num_rows=1, plan_sha256="1" * 64)
+
+    InferenceRequest(run="a", input=TextsSpec(path="x"), output="out", shard=shard)
+    with pytest.raises(SpecInvalid, match="shards go to a directory"):
+        InferenceRequest.parse({"run": "a", "input": {"path": "x"}, "output": "o.csv", "shard": shard})
+    with pytest.raises(SpecInvalid, match="only an input has shards"):
+        InferenceRequest.parse({"run": "a", "texts": ["x"], "shard": shard})

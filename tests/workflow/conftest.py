@@ -30,6 +30,7 @@ from durabert.specs import (
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
 from tests.real import until
+from tests.workflow.fake_batches import FakeBatches
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -82,6 +83,7 @@ class FakeActivities:
     snapshots: int = 0
     requests: list[FineTuneRequest] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
+    batches: FakeBatches = field(default_factory=FakeBatches)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
     """What a stubborn run waits for when it is told to go, and a held snapshot before it is taken."""
 
@@ -149,6 +151,8 @@ class FakeActivities:
 
     @activity.defn(name=RUN_BERT_INFERENCE.name)
     async def run_bert_inference(self, request: InferenceRequest) -> InferenceResult:
+        if request.shard is not None:
+            return await self.batches.score(request)
         predictions = [Prediction(label="yes", confidence=0.9, scores={"yes": 0.9, "no": 0.1})] * len(
             request.texts
         )
@@ -197,6 +201,8 @@ async def serving(temporal, queue, **options):
             activities.create_dataset_snapshot,
             activities.fine_tune_bert,
             activities.run_bert_inference,
+            activities.batches.plan_batch_inference,
+            activities.batches.commit_batch_inference,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,19 @@ def create_snapshot(payload: dict[str, Any], channel: Channel) -> dict[str, Any]
     return result.model_dump(mode="json")
 
 
-def take_snapshot(spec: DataSpec, objects: ObjectStore, home: Path, progress: Reporter) -> SnapshotResult:
+def take_snapshot(
+    spec: DataSpec, objects: ObjectStore, home: Path, progress: Reporter, *, labelled: bool = True
+) -> SnapshotResult:
     """Store the snapshot of a data set.
 
     A source that is a snapshot is that one, or a new one if files are named in the place of its splits.
+
+    Args:
+        spec: where the rows are.
+        objects: the store.
+        home: the worker's home directory.
+        progress: told of the rows.
+        labelled: it is to be trained on, so that it must have texts and labels.
 
     Raises:
         UserError: the data is not there or cannot be read, or there is no such snapshot.
@@ -60,7 +70,11 @@ def take_snapshot(spec: DataSpec, objects: ObjectStore, home: Path, progress: Re
             return _result(read_snapshot(base), created=False)
     with RunStore(home).staging("snapshot") as directory:
         snapshot = build_snapshot(
-            spec, directory, base=base, on_progress=lambda rows: progress.tick(step=rows)
+            spec,
+            directory,
+            base=base,
+            labelled=labelled,
+            on_progress=lambda rows: progress.tick(step=rows),
         )
         progress.tick()
         return _result(snapshot, created=snapshots.commit(snapshot.id, directory))
@@ -97,15 +111,31 @@ def snapshot_split(path: str, objects: ObjectStore, home: Path) -> RecordSource 
     """
     if not path.startswith(SNAPSHOT_PREFIX):
         return None
-    prefix, _, split = path.removeprefix(SNAPSHOT_PREFIX).partition("/")
+    prefix, split = split_name(path)
     snapshots = SnapshotStore(objects, home / "cache")
     splits = open_snapshot(snapshots.fetch(snapshots.resolve(prefix))).splits()
+    require_split(path, split, splits)
+    return splits[split]
+
+
+def split_name(path: str) -> tuple[str, str]:
+    """Return the id, or its first digits, and the split of ``snapshot:ID/SPLIT``."""
+    prefix, _, split = path.removeprefix(SNAPSHOT_PREFIX).partition("/")
+    return prefix, split
+
+
+def require_split(path: str, split: str, splits: Iterable[str]) -> None:
+    """Refuse the name of a split that is none of ``splits``.
+
+    Raises:
+        DataInvalid: it is none.
+    """
+    splits = sorted(splits)
     if split not in splits:
-        names = ", ".join(map(repr, sorted(splits)))
+        names = ", ".join(map(repr, splits))
         raise DataInvalid(
             f"{path!r} names no split of the snapshot; expected snapshot:ID/SPLIT, one of {names}"
         )
-    return splits[split]
 
 
 def _result(snapshot: Snapshot, *, created: bool) -> SnapshotResult:

@@ -110,10 +110,9 @@ class ParquetPredictions(PredictionFile):
             TextsInvalid: the ids were numbers and are none any more.
         """
         import pyarrow as pa
-        from pyarrow import parquet
 
         if self._writer is None:
-            self._writer = parquet.ParquetWriter(self.path, self._schema(rows), compression="zstd")
+            self._writer = self._opened(numbered=self._numbered(rows))
         schema = self._writer.schema
         numbered = pa.types.is_integer(schema.field(0).type)
         ids = [row_id if numbered else str(row_id) for row_id, _ in rows]
@@ -131,10 +130,17 @@ class ParquetPredictions(PredictionFile):
         if self._writer is not None:
             self._writer.close()
 
-    def _schema(self, rows: Sequence[Row]) -> Any:
+    def _opened(self, *, numbered: bool) -> Any:
+        from pyarrow import parquet
+
+        return parquet.ParquetWriter(self.path, self._schema(numbered=numbered), compression="zstd")
+
+    def _numbered(self, rows: Sequence[Row]) -> bool:
+        return all(isinstance(row_id, int) and abs(row_id) < 2**63 for row_id, _ in rows)
+
+    def _schema(self, *, numbered: bool) -> Any:
         import pyarrow as pa
 
-        numbered = all(isinstance(row_id, int) and abs(row_id) < 2**63 for row_id, _ in rows)
         types = {"label": pa.string(), "labels": pa.list_(pa.string())}
         fields = [(name, types.get(name, pa.float64())) for name in self.columns]
         return pa.schema([(self.row_id, pa.int64() if numbered else pa.string()), *fields])

@@ -73,6 +73,7 @@ def build_snapshot(
     directory: Path,
     *,
     base: Path | None = None,
+    labelled: bool = True,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Snapshot:
     """Write the snapshot of a data set to an empty directory.
@@ -81,13 +82,15 @@ def build_snapshot(
         spec: where the rows are.
         directory: is there, and empty.
         base: directory of a snapshot in place of the source; files that ``spec`` names replace its splits.
+        labelled: it is to be trained on, so that it must have texts and labels.
         on_progress: called with the number of rows so far; may raise.
 
     Raises:
         UserError: the data is not there, cannot be read, or lacks the columns that ``spec`` names.
     """
     sources = find_sources(spec) if base is None else with_named_files(open_snapshot(base), spec)
-    _check_columns(sources, spec)
+    if labelled:
+        _check_columns(sources, spec)
     class_names = {column: list(names) for column, names in sources.class_names.items()}
     splits: dict[str, SplitManifest] = {}
     done = 0
@@ -188,11 +191,9 @@ class SnapshotSplit(RecordSource):
         wanted = [column for column in self._split.columns if columns is None or column.name in columns]
         rows = 0
         try:
-            for fields in _parquet_rows(self._file, [RECORD_COLUMN, *(column.field for column in wanted)]):
+            for fields in _parquet_rows(self._file, fields_of(wanted)):
                 rows += 1
-                yield Record(
-                    fields[RECORD_COLUMN], {column.name: _value(fields, column) for column in wanted}
-                )
+                yield record_of(fields, wanted)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise damaged(self._file.parent, f"{self._file.name}: {reason:.120}") from None
@@ -201,6 +202,16 @@ class SnapshotSplit(RecordSource):
                 self._file.parent, f"{self._file.name} has {rows} rows, but {self._split.rows} were expected"
             )
         self.notices[:] = self._split.notices
+
+
+def fields_of(columns: Sequence[ColumnManifest]) -> list[str]:
+    """Return the names in the Parquet file that are read for the records of ``columns``."""
+    return [RECORD_COLUMN, *(column.field for column in columns)]
+
+
+def record_of(fields: dict[str, Any], columns: Sequence[ColumnManifest]) -> Record:
+    """Return the record of one row of the Parquet file."""
+    return Record(fields[RECORD_COLUMN], {column.name: _value(fields, column) for column in columns})
 
 
 def _parquet_rows(path: Path, fields: list[str]) -> Iterator[dict[str, Any]]:

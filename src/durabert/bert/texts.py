@@ -30,7 +30,8 @@ class TextSource:
     """Rows to predict on, read anew by each iteration, in memory independent of their number.
 
     Attributes:
-        row_id_column: the column that ``row_id`` comes from, or ``row`` if rows are numbered from 0.
+        row_id: the column that identifies rows; none: rows are numbered from 0.
+        row_id_column: what the column of row ids is called: ``row_id``, or ``row``.
         text_columns: the one or two columns that are read.
         notices: what was found and handled; complete after an iteration.
     """
@@ -47,7 +48,7 @@ class TextSource:
         self.notices = list(notices)
         self._chosen = tuple(notices)
         self._source = source
-        self._row_id = row_id
+        self.row_id = row_id
 
     def __iter__(self) -> Iterator[TextRow]:
         """Yield every row.
@@ -56,7 +57,7 @@ class TextSource:
             DataInvalid: a row cannot be read, its text is no string or its id is null.
         """
         cleaner = TextCleaner(self._source)
-        read = self.text_columns if self._row_id is None else (*self.text_columns, self._row_id)
+        read = self.text_columns if self.row_id is None else (*self.text_columns, self.row_id)
         for number, record in enumerate(self._source.read(list(dict.fromkeys(read)))):
             cleaned = [
                 cleaner.clean(record.fields.get(column), column, record.number)
@@ -67,15 +68,25 @@ class TextSource:
         self.notices = [*self._chosen, *self._source.notices, *cleaner.notices()]
 
     def _id(self, record: Record, number: int) -> str | int:
-        if self._row_id is None:
+        if self.row_id is None:
             return number
-        value: Any = record.fields.get(self._row_id)
+        value: Any = record.fields.get(self.row_id)
         if value is None:
-            raise DataInvalid(
-                f"{self._source.name}: {self._source.unit} {record.number} has no {self._row_id!r}, the "
-                "column that identifies rows; choose another one with --row-id"
-            )
-        return value if isinstance(value, str | int) and not isinstance(value, bool) else str(value)
+            raise no_row_id(self._source, record, self.row_id)
+        return as_row_id(value)
+
+
+def as_row_id(value: Any) -> str | int:
+    """Return what identifies a row in the output: a whole number, or a text."""
+    return value if isinstance(value, str | int) and not isinstance(value, bool) else str(value)
+
+
+def no_row_id(source: RecordSource, record: Record, column: str) -> DataInvalid:
+    """Return the error of a row that nothing identifies."""
+    return DataInvalid(
+        f"{source.name}: {source.unit} {record.number} has no {column!r}, the column that identifies rows; "
+        "choose another one with --row-id"
+    )
 
 
 def read_texts(spec: TextsSpec, *, columns: Sequence[str], source: RecordSource | None = None) -> TextSource:

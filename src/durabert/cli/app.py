@@ -169,18 +169,33 @@ def predict(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts to predict for.")] = None,
     pair: Annotated[list[str] | None, typer.Option(help="Second text of each, for a pair task.")] = None,
     input: Annotated[Path | None, typer.Option("--input", help="File of texts instead.")] = None,  # noqa: A002
-    output: Annotated[Path | None, typer.Option(help="File for predictions: .csv, .jsonl, .parquet.")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="File for predictions: .csv, .jsonl, .parquet; or a directory or URL.")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="Text column of the input.")] = None,
     text_pair: Annotated[str | None, typer.Option(help="Second text column of the input.")] = None,
     row_id: Annotated[str | None, typer.Option(help="Column that identifies a row.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
+    shard_rows: Annotated[
+        str | None, typer.Option(help="Rows of a shard in an output directory; default: 50000.")
+    ] = None,
+    concurrency: Annotated[str | None, typer.Option(help="Shards in flight at once; default: 4.")] = None,
     profile: Profile = None,
     json: Json = False,
 ) -> None:
-    """Predict with the model of a finished run, for a few texts or from file to file."""
+    """Predict with the model of a finished run, for a few texts, from file to file, or as durable shards."""
+    from durabert.cli import batch
     from durabert.cli import predict as command
 
+    cut = {"shard_rows": shard_rows, "concurrency": concurrency}
+    if batch.wants_batch(output, cut) and output is not None:
+        large = batch.request_from_options(
+            run, texts, input, output,
+            columns={"text": text, "text_pair": text_pair, "row_id": row_id},
+            options={**cut, "precision": precision, "device": device}, profile=profile,
+        )  # fmt: skip
+        raise typer.Exit(batch.run(large, profile=profile, as_json=json))
     request = command.request_from_options(
         run, texts, pair, input, output,
         columns={"text": text, "text_pair": text_pair, "row_id": row_id},

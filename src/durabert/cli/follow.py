@@ -35,25 +35,25 @@ LOST_AFTER_SECONDS: Final = 5.0
 
 async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
     """Show progress until the experiment has ended; None if the user detached or cancelled with Ctrl-C."""
-    with _interrupts() as interrupts:
+    with interrupts() as pressed:
         watching = asyncio.create_task(_watch(client, name))
-        interrupted = asyncio.create_task(interrupts.get())
+        interrupted = asyncio.create_task(pressed.get())
         await asyncio.wait({watching, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             interrupted.cancel()
             return watching.result()
         watching.cancel()
         await asyncio.wait({watching})
-        await _detach(client, name, interrupts)
+        await _detach(client, name, pressed)
         return None
 
 
 async def follow_prediction(prediction: RunningPrediction) -> InferenceResult | None:
     """Show progress until a prediction has ended; Ctrl-C cancels it and gives None."""
-    with _interrupts() as interrupts:
+    with interrupts() as pressed:
         ending = asyncio.create_task(prediction.result())
         showing = asyncio.create_task(_show_prediction(prediction))
-        interrupted = asyncio.create_task(interrupts.get())
+        interrupted = asyncio.create_task(pressed.get())
         await asyncio.wait({ending, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         showing.cancel()
         interrupted.cancel()
@@ -115,21 +115,28 @@ async def _show_prediction(prediction: RunningPrediction) -> None:
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 
-async def _detach(client: Client, name: str, interrupts: asyncio.Queue[None]) -> None:
+async def _detach(client: Client, name: str, pressed: asyncio.Queue[None]) -> None:
+    if await pressed_again(client, name, pressed):
+        view = await client.cancel(name)
+        say(f"{name!r} is {view.status}; no process of it is left.")
+
+
+async def pressed_again(client: Client, name: str, pressed: asyncio.Queue[None]) -> bool:
+    """Say that nobody follows any more and how to go on; return whether it is to be cancelled now."""
     say(f"Detached. {how_to_go_on(client, name)}")
     say(f"Press Ctrl-C again within {SECOND_CHANCE.seconds} s to cancel it now.")
     try:
         async with asyncio.timeout(SECOND_CHANCE.total_seconds()):
-            await interrupts.get()
+            await pressed.get()
     except TimeoutError:
-        return
+        return False
     say(f"Cancelling {name!r} ...")
-    view = await client.cancel(name)
-    say(f"{name!r} is {view.status}; no process of it is left.")
+    return True
 
 
 @contextmanager
-def _interrupts() -> Iterator[asyncio.Queue[None]]:
+def interrupts() -> Iterator[asyncio.Queue[None]]:
+    """Turn each Ctrl-C into an item of a queue."""
     queue: asyncio.Queue[None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, queue.put_nowait, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from durabert.cli import batch
 from durabert.cli.follow import exit_code, follow_experiment
 from durabert.cli.render import (
     errors,
@@ -48,7 +49,9 @@ def show(name: str, *, profile: str | None, as_json: bool) -> None:
 
 
 def watch(name: str, *, profile: str | None, as_json: bool) -> int:
-    """Follow an experiment to its end and return the exit code."""
+    """Follow an experiment or a batch to its end and return the exit code."""
+    if batch.is_batch(name):
+        return batch.watch(name, profile=profile, as_json=as_json)
     view = asyncio.run(_watch(name, profile))
     if view is None:
         return 130
@@ -57,7 +60,10 @@ def watch(name: str, *, profile: str | None, as_json: bool) -> int:
 
 
 def cancel(name: str, *, profile: str | None, as_json: bool) -> None:
-    """Cancel an experiment or a run and wait until no process of it is left."""
+    """Cancel an experiment, a run or a batch and wait until no process of it is left."""
+    if batch.is_batch(name):
+        batch.cancel(name, profile=profile)
+        return
     view = asyncio.run(_cancel(name, profile))
     chosen = [run for run in view.runs if name in (run.run, view.name)]
     if as_json:

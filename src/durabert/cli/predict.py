@@ -20,7 +20,7 @@ def request_from_options(
     texts: list[str] | None,
     pairs: list[str] | None,
     input_file: Path | None,
-    output: Path | None,
+    output: str | None,
     *,
     columns: dict[str, str | None],
     precision: str,
@@ -44,7 +44,7 @@ def request_from_options(
         name = next(iter(given))
         raise SpecInvalid(f"{name} is {given[name]!r}, but only an --input file has columns")
     if output is not None:
-        fields["output"] = str(output)
+        fields["output"] = output
     return located_request(InferenceRequest.parse(fields), here=explicit_profile(profile) is None)
 
 

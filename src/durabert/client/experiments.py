@@ -18,6 +18,7 @@ from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
+from durabert.client.batches import RunningBatch, find_batch, start_batch
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
@@ -42,7 +43,14 @@ from durabert.contract import (
 )
 from durabert.engine import Engine, home_directory
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
-from durabert.specs import ExperimentSpec, InferenceRequest, InferenceResult, RunOutcome, checked_run
+from durabert.specs import (
+    BatchInferenceRequest,
+    ExperimentSpec,
+    InferenceRequest,
+    InferenceResult,
+    RunOutcome,
+    checked_run,
+)
 from durabert.specs.base import RUN_SEPARATOR
 from durabert.store.objects import open_store
 
@@ -317,6 +325,24 @@ class Client:
         """
         await self._require_model(request.run)
         return await start_prediction(self.temporal, request, queue=self.queues.inference)
+
+    async def start_batch(self, request: BatchInferenceRequest) -> RunningBatch:
+        """Start a prediction on an input of any size, or join it if the same one is running.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+        """
+        await self._require_model(request.run)
+        return await start_batch(self.temporal, request, queue=self.queues.inference, engine=self.engine)
+
+    async def batch(self, name: str) -> RunningBatch:
+        """Return a batch that was started before, by the id of its workflow.
+
+        Raises:
+            RunNotFound: there is none of that id.
+        """
+        return await find_batch(self.temporal, name, engine=self.engine)
 
     async def history(self, name: str) -> WorkflowHistory:
         """Return the recorded history of an experiment or a prediction.

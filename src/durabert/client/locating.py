@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
 from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
-from durabert.specs import DataSpec, ExperimentSpec, InferenceRequest
+from durabert.specs import BatchInferenceRequest, DataSpec, ExperimentSpec, InferenceRequest, TextsSpec
 from durabert.specs.data import SNAPSHOT_PREFIX
+from durabert.specs.shards import is_directory
 
 DATA_SUFFIXES: Final = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 OFFLINE_MODEL: Final = "minilm"
@@ -54,20 +56,60 @@ def located_request(request: InferenceRequest, *, here: bool) -> InferenceReques
     """
     if request.input is None or request.output is None:
         return request
-    source, output = _absolute(request.input.path), _absolute(request.output)
-    if request.input.path.startswith(SNAPSHOT_PREFIX):
-        if here:
-            _require_place(output, source)
-        return request.model_copy(update={"output": str(output)})
+    output = _absolute(request.output)
+    texts = _texts(request.input, here=here)
+    if here:
+        _require_place(output, Path(texts.path))
+    return request.model_copy(update={"input": texts, "output": str(output)})
+
+
+def located_batch(request: BatchInferenceRequest, *, here: bool) -> BatchInferenceRequest:
+    """Make the paths of a batch absolute; a URL stays as it is, without a slash at its end.
+
+    Args:
+        request: its output is a directory or a URL.
+        here: the worker is on this machine, so that a missing file can be told at once.
+
+    Raises:
+        DataInvalid: the input is empty or a directory.
+        DataNotFound: the input is not there.
+        TextsInvalid: the output is a file, or cannot be made there.
+    """
+    texts = _texts(request.input, here=here)
+    if "://" in request.output:
+        return request.model_copy(update={"input": texts, "output": request.output.rstrip("/")})
+    output = _absolute(request.output)
+    if here:
+        _require_directory(output)
+    # A path with a suffix would be taken for a file's.
+    named = str(output) if is_directory(str(output)) else f"{output}/"
+    return request.model_copy(update={"input": texts, "output": named})
+
+
+def _texts(texts: TextsSpec, *, here: bool) -> TextsSpec:
+    if texts.path.startswith(SNAPSHOT_PREFIX):
+        return texts
+    source = _absolute(texts.path)
     if here:
         if not _exists(source):
-            raise DataNotFound(f"there is no file {request.input.path!r} to predict for")
+            raise DataNotFound(f"there is no file {texts.path!r} to predict for")
         if source.is_dir():
             raise DataInvalid(f"{source} is a directory, but a file was expected")
         _require_content(source)
-        _require_place(output, source)
-    texts = request.input.model_copy(update={"path": str(source)})
-    return request.model_copy(update={"input": texts, "output": str(output)})
+    return texts.model_copy(update={"path": str(source)})
+
+
+def _require_directory(output: Path) -> None:
+    if _exists(output):
+        if not output.is_dir():
+            raise TextsInvalid(f"output {str(output)!r} is a file, but should be a directory")
+        place = output
+    elif not output.parent.is_dir():
+        raise TextsInvalid(f"output directory {str(output.parent)!r} does not exist; create it first")
+    else:
+        place = output.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise TextsInvalid(f"output {str(output)!r} cannot be written: Permission denied")
 
 
 def _data(field: str, value: str, *, here: bool) -> str:

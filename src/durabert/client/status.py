@@ -76,6 +76,17 @@ def pending_progress(description: WorkflowExecutionDescription) -> Progress | No
     return None
 
 
+def rows_in_flight(description: WorkflowExecutionDescription) -> int:
+    """Return how many rows the pending activities of a batch have predicted on, by their last heartbeats."""
+    beats = [
+        _decode(pending.heartbeat_details.payloads[0], Progress)
+        for pending in description.raw_description.pending_activities
+        if pending.heartbeat_details.payloads
+        and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
+    ]
+    return sum(beat.step for beat in beats if beat.phase == "predicting")
+
+
 def _decode(payload: Payload, kind: type[Model]) -> Model:
     value: Model = data_converter.payload_converter.from_payload(payload, kind)
     return value

@@ -1,6 +1,14 @@
 """Request, result and artifact types: what crosses processes, the network and time."""
 
 from durabert.specs.base import Name, RunName, Wire, checked_name, checked_run, spec_invalid
+from durabert.specs.batch import (
+    BatchCommit,
+    BatchInferenceRequest,
+    BatchInferenceResult,
+    BatchPlan,
+    BatchProgress,
+    BatchState,
+)
 from durabert.specs.data import DataSpec, TextsSpec
 from durabert.specs.durability import (
     AttemptRecord,
@@ -15,6 +23,16 @@ from durabert.specs.durability import (
 )
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
 from durabert.specs.profile import TrainingProfile
+from durabert.specs.shards import (
+    BytePiece,
+    ParquetPieces,
+    RowGroupPiece,
+    RowRange,
+    ShardFacts,
+    ShardFile,
+    ShardPlan,
+    ShardRecord,
+)
 from durabert.specs.training import (
     EpochResult,
     ErrorInfo,
@@ -34,6 +52,13 @@ from durabert.specs.training import (
 __all__ = [
     "AttemptRecord",
     "AttemptReport",
+    "BatchCommit",
+    "BatchInferenceRequest",
+    "BatchInferenceResult",
+    "BatchPlan",
+    "BatchProgress",
+    "BatchState",
+    "BytePiece",
     "CheckpointPolicy",
     "CheckpointRef",
     "DataSpec",
@@ -48,14 +73,21 @@ __all__ = [
     "InferenceRequest",
     "InferenceResult",
     "Name",
+    "ParquetPieces",
     "Prediction",
     "Progress",
     "RowCounts",
+    "RowGroupPiece",
+    "RowRange",
     "RunName",
     "RunOutcome",
     "RunProgress",
     "RunReport",
     "RunStatus",
+    "ShardFacts",
+    "ShardFile",
+    "ShardPlan",
+    "ShardRecord",
     "SnapshotRequest",
     "SnapshotResult",
     "Task",

@@ -8,14 +8,12 @@ from pydantic import Field, model_validator
 
 from durabert.specs.base import Device, RunName, Wire
 from durabert.specs.data import TextsSpec
+from durabert.specs.shards import OUTPUT_SUFFIXES, RowRange, is_directory
 
 MAX_INLINE_TEXTS = 1000
 """More texts than this belong in a file: history is no place for data."""
 MAX_INLINE_BYTES = 256 * 1024
 """Largest size of all inline texts together."""
-
-OUTPUT_SUFFIXES = (".csv", ".jsonl", ".parquet")
-"""What a file of predictions may end with."""
 
 
 class InferenceRequest(Wire):
@@ -33,6 +31,8 @@ class InferenceRequest(Wire):
     """Compute precision; ``auto`` is bf16 where the hardware has it, else fp32."""
     device: Device = "auto"
     """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
+    shard: RowRange | None = None
+    """Rows of a batch to predict on, into the directory ``output``; none: all, into a file."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -42,11 +42,19 @@ class InferenceRequest(Wire):
             raise ValueError("give texts or an input file, not both")
         elif self.output is None:
             raise ValueError("predictions of an input file need an output file, such as predictions.csv")
+        elif self.shard is not None:
+            if not is_directory(self.output):
+                raise ValueError(f"output is {self.output!r}, but shards go to a directory")
         elif not self.output.lower().endswith(OUTPUT_SUFFIXES):
-            raise ValueError(f"output is {self.output!r}, but should end with {', '.join(OUTPUT_SUFFIXES)}")
+            raise ValueError(
+                f"output is {self.output!r}, but should end with {', '.join(OUTPUT_SUFFIXES)}, or with / for "
+                "a directory"
+            )
         return self
 
     def _check_inline(self) -> None:
+        if self.shard is not None:
+            raise ValueError("shard is given, but only an input has shards")
         if self.output is not None:
             raise ValueError(f"output is {self.output!r}, but only predictions of an input file go to a file")
         if not self.texts:

@@ -127,6 +127,23 @@ class ObjectStore:
             for piece in found.stream():
                 yield memoryview(piece)
 
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """Return a part of an object, shorter if the object ends before.
+
+        Raises:
+            ObjectMissing: there is no object.
+        """
+        import obstore
+
+        if not size:
+            return b""
+        with self._answers(path):
+            reach("store.read")
+            try:
+                return bytes(obstore.get_range(self._store, path, start=offset, length=size))
+            except FileNotFoundError:
+                raise ObjectMissing(path) from None
+
     def write(self, path: str, data: bytes) -> None:
         """Write an object, in place of one that may be there."""
         self._put(path, data, mode="overwrite")
@@ -162,8 +179,8 @@ class ObjectStore:
                 return None
         return ObjectInfo(found["path"], found["size"], found["last_modified"])
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield the objects below a directory, in no order."""
+    def list(self, prefix: str | None = None) -> Iterator[ObjectInfo]:
+        """Yield the objects below a directory, or all of them, in no order."""
         import obstore
 
         with self._answers(prefix):
@@ -251,10 +268,10 @@ class ObjectStore:
                 raise ObjectExists(path) from None
 
     @contextlib.contextmanager
-    def _answers(self, path: str) -> Iterator[None]:
+    def _answers(self, path: str | None) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
-        if not PATH.fullmatch(path):
+        if path is not None and not PATH.fullmatch(path):
             raise ArtifactDamaged(f"{path!r:.120} is no path in a store")
         try:
             if self.root is not None:

@@ -121,6 +121,20 @@ class StoreContract:
             f"{directory}/b/d/e",
         }
 
+    def test_list_without_a_directory_tells_all(self, objects: ObjectStore, directory: str) -> None:
+        objects.write(f"{directory}/object", b"data")
+
+        assert f"{directory}/object" in {info.path for info in objects.list()}
+
+    def test_a_part_of_an_object_is_read_alone(self, objects: ObjectStore, directory: str) -> None:
+        objects.write(f"{directory}/object", b"0123456789")
+
+        assert objects.read_range(f"{directory}/object", 3, 4) == b"3456"
+        assert objects.read_range(f"{directory}/object", 8, 4) == b"89"
+        assert objects.read_range(f"{directory}/object", 0, 0) == b""
+        with pytest.raises(ObjectMissing):
+            objects.read_range(f"{directory}/missing", 0, 1)
+
     def test_what_is_deleted_is_gone_and_nothing_else(self, objects: ObjectStore, directory: str) -> None:
         for name in ("a", "ab", "a.b"):
             objects.write(f"{directory}/{name}", b"data")

@@ -1,12 +1,19 @@
 """The patterns: decisions only, in plain Python, replayable."""
 
+from durabert.workflows.bert_batch_inference import BertBatchInferenceWorkflow
 from durabert.workflows.bert_checkpointing import CheckpointedBertTrainingWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
 
-WORKFLOWS = [BertFineTuningWorkflow, CheckpointedBertTrainingWorkflow, BertInferenceWorkflow]
+WORKFLOWS = [
+    BertFineTuningWorkflow,
+    CheckpointedBertTrainingWorkflow,
+    BertInferenceWorkflow,
+    BertBatchInferenceWorkflow,
+]
 
 __all__ = [
     "WORKFLOWS",
+    "BertBatchInferenceWorkflow",
     "BertFineTuningWorkflow",
     "BertInferenceWorkflow",
     "CheckpointedBertTrainingWorkflow",

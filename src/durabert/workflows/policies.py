@@ -38,6 +38,13 @@ RETRY: Final = RetryPolicy(
     maximum_attempts=0,
 )
 
+LONG_HISTORY: Final = 300
+"""Events after which a batch continues as new: a shard costs 6 or fewer, so some 50 shards an execution."""
+
+EVENTS_OF_A_WINDOW: Final = 20
+"""For each shard in flight, if that is more: all of them end before a history does, so a wide window needs a
+longer one to have work for most of its time."""
+
 START_TO_CLOSE: Final[Mapping[str, timedelta]] = {FINE_TUNE_BERT.name: TRAINING_LIMIT}
 
 
@@ -68,3 +75,14 @@ async def call(
         cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     )
     return result
+
+
+def history_is_long(*, window: int) -> bool:
+    """Return whether nothing more is to be started before the workflow continues as new.
+
+    Args:
+        window: activities in flight at once; each still adds a few events when it ends.
+    """
+    info = workflow.info()
+    longest = max(LONG_HISTORY, EVENTS_OF_A_WINDOW * window)
+    return info.is_continue_as_new_suggested() or info.get_current_history_length() >= longest

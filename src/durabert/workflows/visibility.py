@@ -8,7 +8,7 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.specs import AttemptReport, ExperimentProgress, RunOutcome, RunProgress
+    from durabert.specs import AttemptReport, BatchProgress, ExperimentProgress, RunOutcome, RunProgress
 
 EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
 MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
@@ -97,3 +97,19 @@ def _progress_row(run: RunProgress, outcome: RunOutcome | None) -> str:
 def _attempt(attempt: AttemptReport, status: str) -> str:
     start = "" if attempt.resumed_from is None else f" from step {attempt.resumed_from}"
     return f"{attempt.number}{start}: {attempt.ended or ('goes on' if status == 'open' else status)}"
+
+
+def batch_details(output: str, progress: BatchProgress) -> str:
+    """Return a Markdown table of how far a batch is."""
+    rate = "" if progress.rows_per_second is None else f"{progress.rows_per_second:.0f}"
+    left = "" if progress.eta_seconds is None else f"{progress.eta_seconds:.0f}"
+    return "\n".join(
+        [
+            f"{progress.phase}, into {_cell(output)}",
+            "",
+            "| rows | shards | in flight | rows/s | seconds left |",
+            "|---|---|---|---|---|",
+            f"| {progress.rows_done} of {progress.rows} | {progress.shards_done} of {progress.shards} "
+            f"| {progress.in_flight} | {rate} | {left} |",
+        ]
+    )
