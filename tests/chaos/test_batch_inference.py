@@ -9,20 +9,22 @@ import sys
 import pytest
 
 from durabert.chaos import Plan
-from durabert.specs import BatchInferenceRequest, TextsSpec
 from tests.batches import contents, ids_in, publish, train_model, write_input
 from tests.real import alive, until
+from tests.unit.test_batch_jobs import SHARD_ROWS, Batch
 
-NUM_ROWS, SHARD_ROWS = 100, 20
+NUM_ROWS = 5 * SHARD_ROWS
 WITHOUT_TEXT = (7, 61)
 QUICK = """
 from datetime import timedelta
 from durabert.workflows import policies
-policies.HEARTBEAT_TIMEOUT = timedelta(seconds=4)
+from durabert.activities import boundary
+policies.HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+boundary.FIRST_DELAY = timedelta(milliseconds=100)
 from durabert.cli.app import main
 main()
 """
-"""A worker that takes another one for lost after 4 s instead of 30 s."""
+"""A worker that takes another one for lost after 5 s instead of 30 s, and tries again sooner."""
 
 
 def name_of(shard: int) -> str:
@@ -32,17 +34,17 @@ def name_of(shard: int) -> str:
 @pytest.fixture
 def start_worker(engine, home, tmp_path, queue):
     workers: list[subprocess.Popen] = []
+    address = engine.info.address
 
     def start(environment: dict[str, str]) -> subprocess.Popen:
         with (tmp_path / f"worker-{len(workers)}.log").open("ab") as log:
             worker = subprocess.Popen(
                 [sys.executable, "-c", QUICK, "worker", "--train-queue", queue, "--slots", "2"],
-                env={
-                    **os.environ, "TEMPORAL_ADDRESS": engine.info.address, "DURABERT_HOME": str(home),
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
+                env={**os.environ, "TEMPORAL_ADDRESS": address, "DURABERT_HOME": str(home), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         workers.append(worker)
         return worker
 
@@ -57,31 +59,27 @@ async def test_a_batch_is_whole_whatever_is_killed(client, start_worker, home, t
     publish(home, "films", train_model(tmp_path))
     texts = write_input(tmp_path / "texts.csv", NUM_ROWS, without_text=WITHOUT_TEXT)
     faults = Plan(tmp_path / "faults")
-    faults.add("phase.predicting", "kill")
     faults.add("shard.predictions", "kill", when=name_of(1))
     faults.add("shard.commit", "kill", when=name_of(2))
     faults.add("shard.committed", "kill", when=name_of(3))
     held = faults.add("shard.commit", "hold", when=name_of(4))
     faults.add("batch.committed", "kill")
 
-    def request(output: str) -> BatchInferenceRequest:
-        return BatchInferenceRequest(
-            run="films", input=TextsSpec(path=str(texts)), output=str(tmp_path / output),
-            shard_rows=SHARD_ROWS, concurrency=2, device="cpu", precision="fp32",
-        )  # fmt: skip
+    calm = Batch(home)
+    calm.all(texts, tmp_path / "calm")
+    request = calm.request(texts, tmp_path / "struck", concurrency=2)
 
     async def struck():
         return held.exists()
 
     victim = start_worker(faults.environment())
-    batch = await client.start_batch(request("struck"))
+    batch = await client.start_batch(request)
     await until(struck, seconds=60, what="the last shard is scored and not committed")
     victim.kill()
     victim.wait(20)
     assert not alive(victim.pid)
     start_worker(faults.environment())
     result = await batch.result()
-    await (await client.start_batch(request("calm"))).result()
 
     output = tmp_path / "struck"
     assert faults.num_struck() == len(faults.faults), "every kill has hit"
@@ -90,7 +88,7 @@ async def test_a_batch_is_whole_whatever_is_killed(client, start_worker, home, t
     assert ids_in(output, "errors") == [f"r{n}" for n in WITHOUT_TEXT]
     assert contents(output) == contents(tmp_path / "calm")
     assert list((home / "staging").iterdir()) == []
-    assert attempts_of(await batch.handle.fetch_history()) > NUM_ROWS // SHARD_ROWS + 5
+    assert attempts_of(await batch.handle.fetch_history()) > NUM_ROWS // SHARD_ROWS + 4
 
 
 def attempts_of(history) -> int:

@@ -79,19 +79,22 @@ async def _courses(bench: Bench) -> None:
 
 async def _batches(client: Client) -> None:
     """Batches that end, go on in another execution, find all done, fail and are cancelled."""
-    for course, run, rows in (
-        ("batch", "one-run", 5), ("batch-finished", "finished", 5), ("batch-failed", "broken", 5),
-        ("batch-retried", "flaky", 3),
-    ):  # fmt: skip
-        batch = await client.start_batch(_request(run, rows))
+    courses = {
+        "batch": "one-run",
+        "batch-finished": "finished",
+        "batch-failed": "broken",
+        "batch-retried": "flaky",
+    }
+    for course, run in courses.items():
+        batch = await client.start_batch(_request(run, 50))
         with contextlib.suppress(DurabertError):
             await batch.result()
         _keep(course, await batch.handle.fetch_history())
-    long = await client.start_batch(_request("one-run", 80))
+    long = await client.start_batch(_request("long", 900))
     await long.result()
     _keep("batch-goes-on", await first_execution(client, long).fetch_history())
     _keep("batch-gone-on", await long.handle.fetch_history())
-    endless = await client.start_batch(_request("endless", 9))
+    endless = await client.start_batch(_request("endless", 90))
 
     async def in_flight() -> bool:
         progress = await endless.progress()
@@ -104,7 +107,7 @@ async def _batches(client: Client) -> None:
 
 def _request(run: str, rows: int) -> BatchInferenceRequest:
     return BatchInferenceRequest(
-        run=run, input=TextsSpec(path=f"{rows}.csv"), output="out", shard_rows=1, concurrency=3
+        run=run, input=TextsSpec(path=f"{rows}.csv"), output="out", shard_rows=10, concurrency=3
     )
 
 

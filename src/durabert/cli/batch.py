@@ -137,7 +137,8 @@ async def _show(batch: RunningBatch) -> None:
         BarColumn(bar_width=24),
         TextColumn("{task.fields[state]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("planning", total=None, state="")
         while True:
             progress = await batch.progress()

@@ -77,7 +77,8 @@ def located_batch(request: BatchInferenceRequest, *, here: bool) -> BatchInferen
     """
     texts = _texts(request.input, here=here)
     if "://" in request.output:
-        return request.model_copy(update={"input": texts, "output": request.output.rstrip("/")})
+        scheme, _, rest = request.output.partition("://")
+        return request.model_copy(update={"input": texts, "output": f"{scheme}://{rest.rstrip('/')}"})
     output = _absolute(request.output)
     if here:
         _require_directory(output)
