@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from durabert.client.locating import located, located_request
+from durabert.client.locating import located, located_batch, located_request
 from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
-from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
+from durabert.specs import (
+    BatchInferenceRequest,
+    DataSpec,
+    ExperimentSpec,
+    FineTuneConfig,
+    InferenceRequest,
+    TextsSpec,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -100,3 +107,40 @@ def test_only_where_the_worker_is_here_a_prediction_is_refused(directory, source
     with pytest.raises(error):
         located_request(prediction(source, output), here=True)
     located_request(prediction(source, output), here=False)
+
+
+def batch(source: str, output: str) -> BatchInferenceRequest:
+    return BatchInferenceRequest(run="a", input=TextsSpec(path=source), output=output)
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize(
+    ("output", "located_at"),
+    [
+        ("out", "{here}/out"), ("./out/", "{here}/out"), ("mine", "{here}/mine"), ("out.csv/", "{here}/out.csv/"),
+        ("s3://bucket/a/", "s3://bucket/a"), ("s3://bucket/a.csv", "s3://bucket/a.csv"), ("s3://", "s3://"),
+    ],
+)  # fmt: skip
+def test_the_directory_of_a_batch_becomes_absolute_and_a_url_stays(directory, here, output, located_at):
+    found = located_batch(batch("reviews.csv", output), here=here)
+
+    assert found.output == located_at.format(here=directory)
+    assert found.input.path == str(directory / "reviews.csv")
+    assert BatchInferenceRequest.parse(found.model_dump()) == found
+
+
+def test_the_name_of_a_snapshot_stays(directory):
+    assert located_batch(batch("snapshot:01234567/train", "out"), here=True).input.path.startswith("snapshot:")
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "error"),
+    [
+        ("missing.csv", "out", DataNotFound), ("empty.csv", "out", DataInvalid), ("mine", "out", DataInvalid),
+        ("reviews.csv", "missing/out", TextsInvalid), ("reviews.csv", "reviews.csv/", TextsInvalid),
+    ],
+)  # fmt: skip
+def test_only_where_the_worker_is_here_a_batch_is_refused(source, output, error):
+    with pytest.raises(error):
+        located_batch(batch(source, output), here=True)
+    located_batch(batch(source, output), here=False)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from durabert.bert.atomic import disk_full
 from durabert.bert.outputs import ParquetPredictions, RowId
 from durabert.bert.predict import CHUNK_ROWS, Predictor, predictions
 from durabert.bert.progress import Reporter
@@ -67,10 +68,11 @@ def score_shard(
 
     Raises:
         ArtifactDamaged: the rows are not those of the snapshot.
+        StoreUnavailable: the disk is full.
     """
     job = _ShardJob(predictor, plan, shard, source)
     file = _ShardPredictions(directory / "predictions.parquet", plan)
-    with file:
+    with disk_full(file.path), file:
         job.run(file, reporter)
         file.conclude(job.facts())
     return ScoredShard(
