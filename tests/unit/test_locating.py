@@ -117,7 +117,8 @@ def batch(source: str, output: str) -> BatchInferenceRequest:
 @pytest.mark.parametrize(
     ("output", "located_at"),
     [
-        ("out", "{here}/out"), ("./out/", "{here}/out"), ("mine", "{here}/mine"), ("out.csv/", "{here}/out.csv/"),
+        ("out", "{here}/out"), ("./out/", "{here}/out"), ("mine", "{here}/mine"),
+        ("out.csv/", "{here}/out.csv/"),
         ("s3://bucket/a/", "s3://bucket/a"), ("s3://bucket/a.csv", "s3://bucket/a.csv"), ("s3://", "s3://"),
     ],
 )  # fmt: skip
@@ -130,7 +131,9 @@ def test_the_directory_of_a_batch_becomes_absolute_and_a_url_stays(directory, he
 
 
 def test_the_name_of_a_snapshot_stays(directory):
-    assert located_batch(batch("snapshot:01234567/train", "out"), here=True).input.path.startswith("snapshot:")
+    assert located_batch(batch("snapshot:01234567/train", "out"), here=True).input.path.startswith(
+        "snapshot:"
+    )
 
 
 @pytest.mark.parametrize(
