@@ -172,6 +172,7 @@ def test_every_dependency_has_its_reason():
         *extras["worker"],
         *extras["local"],
         *project["dependency-groups"]["dev"],
+        *project["dependency-groups"]["bench"],
     ]
     names = {re.split(r"[\[<>=!~]", requirement)[0] for requirement in wanted} - {"durabert"}
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
