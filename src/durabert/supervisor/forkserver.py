@@ -190,10 +190,16 @@ def _preload(spec_fd: int) -> None:
     gc.freeze()
 
 
-def _bind_to(server: int) -> None:
-    os.setsid()
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it is gone; on Linux alone."""
     if ON_LINUX:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _bind_to(server: int) -> None:
+    os.setsid()
+    die_with_parent()
+    if ON_LINUX:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE)
     if os.getppid() != server:
