@@ -219,6 +219,26 @@ async def test_a_cancelled_training_leaves_no_process(trainer):
 
 
 @needs_proc
+async def test_a_service_that_is_stopped_loses_no_step(trainer):
+    run = trainer()
+    async with run.training(2, every=1_000_000, epochs=1000) as task:
+        await run.at_step(1)
+        # As a service manager does it: each process gets the signal.
+        os.killpg(run.pid, signal.SIGTERM)
+        with pytest.raises(ProcessKilled, match=r"asked to stop from outside \(SIGTERM\)"):
+            await task
+    assert processes_of(run.pid) == []
+    run.progress.clear()
+    async with run.training(2, every=1_000_000, epochs=1000):
+        await run.at_step(1)
+        [before] = run.progress[-1]["attempt_log"][:1]
+
+    assert before["ended"] == "WorkerStopping"
+    assert before["last_step"] >= 1
+    assert run.progress[-1]["attempt_log"][1]["resumed_from"] == before["last_step"]
+
+
+@needs_proc
 async def test_ranks_die_with_the_child_that_the_worker_knows(trainer):
     run = trainer()
     async with run.training(2, epochs=1000) as task:

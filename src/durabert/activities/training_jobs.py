@@ -176,7 +176,9 @@ def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
         "data_sha256": data.sha256,
         "parent": None if request.start_from is None else request.start_from.model_dump(mode="json"),
     }
-    identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    # A checkpoint does not know how many processes there were.
+    same = {**what, "config": request.config.model_dump(mode="json", exclude={"num_processes"})}
+    identity = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return Attempt.begin(
         objects,
         request.run,

@@ -95,7 +95,7 @@ class GradientSum:
     def give(self, facts: Sequence[Sequence[float]]) -> None:
         """Leave the sum with the parameters on every process; ``facts`` are those of the first pieces."""
         for bucket in self._buckets:
-            dist.all_gather_into_tensor(bucket.flat_PS.view(-1), bucket.total_S)
+            dist.all_gather_single(bucket.flat_PS.view(-1), bucket.total_S)
         # A parameter that the loss does not reach has no gradient, in whichever piece.
         present = [any(of) for of in zip(*(of[len(self._rows) :] for of in facts), strict=True)]
         places = ((bucket, place) for bucket in self._buckets for place in bucket.places)
