@@ -112,7 +112,8 @@ class RankLines:
         for line in self._lines:
             if line.rank == 0 and line.pid is not None and not line.ended:
                 self._stop_passed_on = True
-                os.kill(line.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(line.pid, signal.SIGTERM)
 
     def _end(self, line: _Line) -> None:
         line.ended = True

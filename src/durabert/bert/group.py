@@ -58,7 +58,7 @@ class Group:
     @classmethod
     @contextlib.contextmanager
     def joined(cls, file: Path, *, rank: int, size: int, compute: Compute) -> Iterator[Group]:
-        """Join the ranks that find each other by a file, and leave them at the end of the block.
+        """Join the ranks that find each other by a file, and leave them when the block is done.
 
         Raises:
             SpecInvalid: the device is not one that several processes can share the work of.
@@ -70,8 +70,6 @@ class Group:
             )
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", LOOPBACK)
-        if compute.device.type == "cuda":
-            torch.cuda.set_device(compute.device)
         group = cls(rank, size, compute)
         with group._with_the_others():
             dist.init_process_group(
@@ -81,10 +79,9 @@ class Group:
                 world_size=size,
                 timeout=TIMEOUT,
             )
-        try:
-            yield group
-        finally:
-            dist.destroy_process_group()
+        yield group
+        # Not after an error: who fails ends, and must not wait for what nccl still has to do with the others.
+        dist.destroy_process_group()
 
     def add_up(self, piece: Piece, num_pieces: int, model: Any) -> torch.Tensor:
         """Compute the pieces whose turn is this rank's; return the sum of all losses, on every rank.
