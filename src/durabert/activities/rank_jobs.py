@@ -12,8 +12,8 @@ from durabert.activities.training_jobs import TrainJob, load_data, trained
 from durabert.bert.assisting import assist
 from durabert.bert.device import Compute
 from durabert.bert.group import Group
-from durabert.bert.peers import Peers
 from durabert.bert.progress import Reporter
+from durabert.errors import TrainingDiverged
 from durabert.store.objects import open_store
 
 if TYPE_CHECKING:
@@ -44,9 +44,14 @@ def train_rank(payload: dict[str, Any], channel: Channel, rank: int) -> dict[str
         return None
 
 
-def _assist(job: TrainJob, peers: Peers) -> None:
+def _assist(job: TrainJob, peers: Group) -> None:
     # What rank 0 has loaded by then is in the caches.
     if not peers.agreed(False):
         return
     data = load_data(job, open_store(job.store, home=job.home), Reporter(lambda _: None, lambda: False))
-    assist(job.request.config, data, peers=peers, halvings=job.halvings, token_cache=job.token_cache)
+    try:
+        assist(job.request.config, data, peers=peers, halvings=job.halvings, token_cache=job.token_cache)
+    except TrainingDiverged:
+        # Rank 0 has come to the same, and decides whether that is worth another attempt.
+        peers.await_end()
+        raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from durabert.bert.allocator import keep_freed_memory
 from durabert.bert.checkpoint import load_state
 from durabert.bert.data import TrainingData
 from durabert.bert.determinism import deterministic_kernels
@@ -38,6 +39,7 @@ def assist(
     Raises:
         DurabertError: what is wrong with the device, with the training or with another process.
     """
+    keep_freed_memory()
     # When the first process has them, the tokens are made.
     files = peers.shared({})
     reporter = Reporter(lambda _: None, lambda: False)

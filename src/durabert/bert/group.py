@@ -135,6 +135,10 @@ class Group:
             if not torch.equal(first, other):
                 raise UnexpectedError(f"rank {rank} has other weights than rank 0 after step {step}")
 
+    def await_end(self) -> None:
+        """Let the launcher end this rank, as it does when another one has failed."""
+        threading.Event().wait(PATIENCE)
+
     def _computed(
         self, piece: Piece, number: int, num_pieces: int, gradients: GradientSum
     ) -> tuple[list[torch.Tensor], list[list[float]]]:
@@ -180,6 +184,6 @@ class Group:
         except RuntimeError as error:
             # The one that is gone has told why, or the launcher sees how it ended; it ends this one, too, and
             # a word from here would only hide the reason.
-            threading.Event().wait(PATIENCE)
+            self.await_end()
             line = str(error).strip().split("\n", 1)[0][:200]
             raise ProcessKilled(f"rank {self.rank} of {self.size} has lost the others: {line}") from error

@@ -170,7 +170,7 @@ def _train(
 def _make_steps(
     state: TrainState, job: PreparedJob, reporter: Reporter, on_step: Callable[[Point], None]
 ) -> Totals:
-    plan, totals = job.plan, Totals()
+    plan, totals = job.plan, Totals(job.plan.peers.size)
     num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
     meter = TrainingMeter(
         num_steps=plan.num_steps - state.step,
