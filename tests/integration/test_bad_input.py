@@ -108,6 +108,15 @@ AT_ONCE = [
     train("model is a file", REVIEWS, "--model", REVIEWS, says=("reviews.csv", "expected a directory")),
     train("no model", REVIEWS, "--model", "", says=("model is ''", "at least 1 character")),
     train("batch size 0", REVIEWS, "--batch-size", 0, says=("batch_size is '0'", "or equal to 1")),
+    train("no process", REVIEWS, "--num-processes", 0, says=("num_processes is '0'", "'auto'", "equal to 1")),
+    train(
+        "more processes than rows of a batch", REVIEWS, "--num-processes", 4, "--batch-size", 3,
+        says=("num_processes is 4", "at most batch_size, 3"),
+    ),
+    train(
+        "processes on one GPU", REVIEWS, "--num-processes", 2, "--device", "cuda:1",
+        says=("num_processes is 2", "'cuda:1', which is one device"),
+    ),
     train("negative rate", REVIEWS, "--lr", "-1", says=("learning_rate is '-1'", "greater than 0")),
     train("rate that is no number", REVIEWS, "--lr", "nan", says=("learning_rate is 'nan'", "finite number")),
     train("rate in words", REVIEWS, "--lr", "fast", says=("learning_rate is 'fast'", "valid number")),

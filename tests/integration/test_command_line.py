@@ -104,6 +104,20 @@ def test_several_configurations_are_one_experiment(shell, reviews, tiny):
     assert [run["config"]["batch_size"] for run in runs] == [8, 16]
 
 
+def test_two_processes_come_to_the_bits_of_one_that_computes_two_pieces(shell, reviews, tiny):
+    # bf16 or fp32, as the machine has it.
+    runs = ("--run", "name=two,num_processes=2", "--run", "name=one,gradient_accumulation=2")
+    two, one = shell.objects(
+        "train", reviews, "--name", "shared", "--model", tiny, *runs, *FAST, "--device", "cpu"
+    )
+
+    assert [run["result"]["num_processes"] for run in (two, one)] == [2, 1]
+    assert two["model_sha256"] == one["model_sha256"]
+    assert two["state_sha256"] == one["state_sha256"]
+    done = shell.run("verify", "shared.two", "--replay-steps", 1000)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_one_failed_configuration_does_not_lose_the_others(shell, reviews, tiny):
     done = shell.run(
         "train", reviews, "--name", "partly", "--max-length", 32, "--epochs", 1,

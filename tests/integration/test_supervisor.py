@@ -309,7 +309,8 @@ async def test_two_jobs_at_once_see_a_device_each(tmp_path, monkeypatch):
 
 async def test_processes_that_a_job_leaves_behind_end_with_it():
     result = await run(job("leave_process_behind"))
-    assert_ends_within(1, *result["pids"])
+    # On Linux the fork server sees them end before it says so.
+    assert_ends_within(0 if sys.platform == "linux" else 1, *result["pids"])
 
 
 async def test_a_process_that_a_job_forks_ends_by_sigterm():

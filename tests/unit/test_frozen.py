@@ -26,8 +26,9 @@ PUBLIC = """
 COMMANDS = {
     "demo": "--profile",
     "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
-        --precision --device --seed --max-train-rows --set --run --text --text-pair --label --validation
-        --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow --profile --json""",
+        --precision --device --num-processes --seed --max-train-rows --set --run --text --text-pair --label
+        --validation --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow
+        --profile --json""",
     "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device
         --shard-rows --concurrency --profile --json""",
     "runs": "--profile --json",
@@ -80,7 +81,7 @@ FIELDS = {
     "TextsSpec": "path! text text_pair row_id format delimiter quoting encoding",
     "FineTuneConfig": """name model task epochs batch_size gradient_accumulation learning_rate weight_decay
         warmup_ratio schedule clip_norm max_length precision label_smoothing class_weights
-        early_stopping_patience best_metric max_train_rows max_eval_rows seed device""",
+        early_stopping_patience best_metric max_train_rows max_eval_rows seed device num_processes""",
     "ExperimentSpec": "name! data! runs in_order checkpoints start_from",
     "CheckpointPolicy": "every_steps keep_last keep_every",
     "CheckpointRef": "run! step",
@@ -99,7 +100,7 @@ FIELDS = {
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
         device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
-        micro_batches attempt_log checkpoint_seconds profile""",
+        micro_batches num_processes attempt_log checkpoint_seconds profile""",
     "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share!
         forward_share backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",

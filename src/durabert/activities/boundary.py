@@ -178,6 +178,7 @@ async def run_child(
     job: Job,
     slots: DeviceSlots,
     *,
+    num_devices: int = 1,
     all_devices: bool = False,
     resumable: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -186,7 +187,8 @@ async def run_child(
 
     Args:
         job: what to run.
-        slots: one is waited for and held.
+        slots: one is waited for and held, or more.
+        num_devices: the child sees so many GPUs, each of a slot that it holds.
         all_devices: the child sees every GPU of the worker and not only that of its slot.
         resumable: told to stop, the child commits where it is: it gets the time for that, and is told as soon
             as the worker is, instead of after the time in which other work may finish.
@@ -195,8 +197,9 @@ async def run_child(
     Raises:
         DurabertError: what the child raised, or how it died.
     """
-    async with _heartbeats(on_progress) as beats, slots.take() as device:
-        placed = replace(job, device=None if all_devices else device)
+    async with _heartbeats(on_progress) as beats, slots.take(num_devices) as devices:
+        named = [device for device in devices if device is not None and not all_devices]
+        placed = replace(job, device=",".join(named) or None)
         grace = CHECKPOINT_GRACE if resumable else GRACE
         try:
             async with _ending_with_the_worker(resumable):

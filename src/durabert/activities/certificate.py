@@ -183,7 +183,7 @@ def _of_steps(
     start, ahead = _start(checkpoints.run, kept, line, num_steps, beginning=beginning)
     first = 0 if start is None else start.step
     points = {point.step: point.loss for point in curve(checkpoints, record, kept[-1])}
-    config = FineTuneConfig.model_validate(told["config"], extra="ignore")
+    config = _alone(FineTuneConfig.model_validate(told["config"], extra="ignore"), told)
     data = _data(objects, home, config, told)
     moments = rerun(
         config,
@@ -237,6 +237,12 @@ def _start(
         f"no checkpoint of run {run!r} is followed by another one within {num_steps} steps"
         + (f"; give --replay-steps {min(gaps)} or more" if gaps else ": only one is kept")
     )
+
+
+def _alone(config: FineTuneConfig, told: dict[str, Any]) -> FineTuneConfig:
+    # One process that computes the pieces in turn comes to the bits of several that share them.
+    pieces = max(config.gradient_accumulation, told.get("num_processes", 1))
+    return config.model_copy(update={"gradient_accumulation": pieces, "num_processes": 1})
 
 
 def _data(objects: ObjectStore, home: Path, config: FineTuneConfig, told: dict[str, Any]) -> Any:

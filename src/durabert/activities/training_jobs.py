@@ -19,6 +19,7 @@ from durabert.bert.card import versions
 from durabert.bert.checkpointing import Checkpoints
 from durabert.bert.data import TrainingData, load_training_data
 from durabert.bert.loop import TrainedModel, fine_tune
+from durabert.bert.peers import ALONE, Peers
 from durabert.bert.progress import Reporter, Stopped
 from durabert.errors import (
     AttemptSuperseded,
@@ -71,22 +72,35 @@ class TrainJob(Wire):
     """Which execution of which workflow asks."""
     attempt: int
     """Number of the attempt in that execution, from 1."""
+    num_processes: int = 1
+    """Processes that share each batch."""
+    meeting: Path | None = None
+    """Directory by which they find each other; none for one process."""
     halvings: int = 0
     """How often to halve the micro-batches because a process before this one was killed for its memory."""
+
+    @property
+    def token_cache(self) -> Path:
+        """Directory of the tokens that runs share."""
+        return self.home / "cache" / "tokens"
 
 
 @stoppable()
 def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Train one run and publish it; a run that is published already is not trained again."""
-    job = TrainJob.model_validate(payload)
+    return trained(TrainJob.model_validate(payload), channel, ALONE)
+
+
+def trained(job: TrainJob, channel: Channel, peers: Peers) -> dict[str, Any]:
+    """Train one run with these peers, of which this is the first, and publish it."""
     began = time.perf_counter()
     report = reporter(channel)
     report(Progress(phase="loading data", epochs=job.request.config.epochs))
     objects = open_store(job.store, home=job.home)
-    data = _load_data(job, objects, Reporter(report, channel.stop_requested))
+    data = load_data(job, objects, Reporter(report, channel.stop_requested))
     published = fetch_run(objects, job.request.run, job.home)
-    if published is None:
-        result = _train_anew(job, objects, data, channel, began=began)
+    if peers.agreed(published is None):
+        result = _train_anew(job, objects, data, channel, peers, began=began)
         if result is not None:
             return result.model_dump(mode="json")
         # An earlier attempt of this run, thought dead, was faster; or somebody else's run.
@@ -95,7 +109,8 @@ def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return _same_run(published, job.request, data).model_dump(mode="json")
 
 
-def _load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> TrainingData:
+def load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> TrainingData:
+    """Return what a run is trained on; a snapshot comes from the store or from the cache."""
     request, config = job.request, job.request.config
     directory = snapshot_directory(request.data, request.snapshot, objects, job.home, progress)
     return load_training_data(
@@ -109,24 +124,24 @@ def _load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> Train
 
 
 def _train_anew(
-    job: TrainJob, objects: ObjectStore, data: TrainingData, channel: Channel, *, began: float
+    job: TrainJob, objects: ObjectStore, data: TrainingData, channel: Channel, peers: Peers, *, began: float
 ) -> FineTuneResult | None:
     """Train and publish; None if the run is published by then."""
     if job.request.checkpoints is None:
-        trained = _fine_tune(job, data, channel, reporter(channel), None)
-        return _publish(job, objects, _result(job, data, trained, began=began), None)
+        model = _fine_tune(job, data, channel, peers, reporter(channel), None)
+        return _publish(job, objects, _result(job, data, model, began=began), None)
     attempt = _begin(job, objects, data)
     teller = _Teller(attempt, reporter(channel))
     with _ending_told(attempt, job.execution):
         checkpoints = _checkpoints(job, objects, data, attempt, teller)
-        trained = _fine_tune(job, data, channel, teller.report, checkpoints)
-        result = _result(job, data, trained, began=began).model_copy(
+        model = _fine_tune(job, data, channel, peers, teller.report, checkpoints)
+        result = _result(job, data, model, began=began).model_copy(
             update={
                 "parent": job.request.start_from,
                 "state_sha256": attempt.state_sha256,
-                "attempt_log": _log(attempt, last_step=trained.steps),
+                "attempt_log": _log(attempt, last_step=model.steps),
                 "attempts": len(attempt.log),
-                "notices": [*trained.notices, *map(str, attempt.passed)],
+                "notices": [*model.notices, *map(str, attempt.passed)],
             }
         )
         return _publish(job, objects, result, attempt)
@@ -136,6 +151,7 @@ def _fine_tune(
     job: TrainJob,
     data: TrainingData,
     channel: Channel,
+    peers: Peers,
     report: Callable[[Progress], None],
     checkpoints: Checkpoints | None,
 ) -> TrainedModel:
@@ -147,7 +163,8 @@ def _fine_tune(
         should_stop=channel.stop_requested,
         checkpoints=checkpoints,
         halvings=job.halvings,
-        token_cache=job.home / "cache" / "tokens",
+        token_cache=job.token_cache,
+        peers=peers,
     )
 
 
@@ -159,7 +176,9 @@ def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
         "data_sha256": data.sha256,
         "parent": None if request.start_from is None else request.start_from.model_dump(mode="json"),
     }
-    identity = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    # A checkpoint does not know how many processes there were.
+    same = {**what, "config": request.config.model_dump(mode="json", exclude={"num_processes"})}
+    identity = hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
     return Attempt.begin(
         objects,
         request.run,
@@ -173,6 +192,7 @@ def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
             "snapshot": request.snapshot,
             "versions": versions(),
             "num_threads": torch.get_num_threads(),
+            "num_processes": job.num_processes,
         },
     )
 
@@ -306,6 +326,7 @@ def _result(job: TrainJob, data: TrainingData, trained: TrainedModel, *, began: 
         attempts=job.attempt,
         seconds=time.perf_counter() - began,
         snapshot=request.snapshot,
+        num_processes=job.num_processes,
         **{field.name: getattr(trained, field.name) for field in fields(trained)},
     )
 

@@ -18,6 +18,7 @@ from durabert.bert.data import TrainingData
 from durabert.bert.determinism import deterministic_kernels
 from durabert.bert.device import Compute, Precision, device_errors, process_peak_memory_mib
 from durabert.bert.metrics import Metrics, best_metric
+from durabert.bert.peers import ALONE, Peers
 from durabert.bert.preparing import PreparedJob, prepare
 from durabert.bert.profile import Totals
 from durabert.bert.progress import Reporter, Stopped, TrainingMeter
@@ -78,6 +79,7 @@ def fine_tune(
     checkpoints: Checkpoints | None = None,
     halvings: int = 0,
     token_cache: Path | None = None,
+    peers: Peers = ALONE,
 ) -> TrainedModel:
     """Train, keep the weights of the best epoch, and write them to a model directory.
 
@@ -91,6 +93,7 @@ def fine_tune(
         halvings: how often to halve the micro-batches at the start, because a process before this one was
             killed for its memory.
         token_cache: directory in which tokens are kept for the next run on the same texts; none: nowhere.
+        peers: who makes the steps; of several processes the others call ``assist``.
 
     Raises:
         Stopped: ``should_stop`` said so; no model is written, and with ``checkpoints`` the last step is
@@ -104,11 +107,12 @@ def fine_tune(
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
-        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache)
+        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache).shared_with(peers)
         state = TrainState.fresh(job.model, job.plan)
+        peers.shared((checkpoints and checkpoints.files) or {})
         if checkpoints is not None:
             _restore(state, job.plan, checkpoints)
-        state.micro_batches = min(config.batch_size, state.micro_batches * 2**halvings)
+        state.cut(job.plan, halvings=halvings)
         with _writing(checkpoints, state) as writer:
             totals = _train(state, job, reporter, writer)
             assert state.best is not None
@@ -166,7 +170,7 @@ def _train(
 def _make_steps(
     state: TrainState, job: PreparedJob, reporter: Reporter, on_step: Callable[[Point], None]
 ) -> Totals:
-    plan, totals = job.plan, Totals()
+    plan, totals = job.plan, Totals(job.plan.peers.size)
     num_train, num_validation = len(plan.train.tokens.ids), len(plan.validation.tokens.ids)
     meter = TrainingMeter(
         num_steps=plan.num_steps - state.step,
@@ -247,17 +251,17 @@ def _card(
         device=job.plan.compute.describe(),
         precision=job.plan.compute.precision,
         deterministic=job.deterministic,
-        notices=(*job.notices, *_memory_notice(state, job.plan.config)),
+        notices=(*job.notices, *_memory_notice(state, job.plan)),
         versions=versions(),
     )
 
 
-def _memory_notice(state: TrainState, config: FineTuneConfig) -> list[str]:
-    if state.micro_batches == config.gradient_accumulation:
+def _memory_notice(state: TrainState, plan: TrainPlan) -> list[str]:
+    if state.micro_batches == plan.num_pieces:
         return []
     return [
-        f"the memory was too small: batches were computed in {state.micro_batches} pieces instead of "
-        f"{config.gradient_accumulation}, with the same rows and the same batch size"
+        f"batches were computed in {state.micro_batches} pieces instead of {plan.num_pieces}, with the same "
+        "rows and the same batch size: the memory was too small, or more processes had begun"
     ]
 
 

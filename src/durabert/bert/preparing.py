@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from durabert.bert.device import Compute
 from durabert.bert.layout import choose_layout
 from durabert.bert.loss import build_loss, label_array
 from durabert.bert.model import load_classifier, require_vocabulary, resolve_model
+from durabert.bert.peers import Peers
 from durabert.bert.profile import ModelOperations
 from durabert.bert.progress import Reporter
 from durabert.bert.steps import Examples, TrainPlan
@@ -33,6 +34,10 @@ class PreparedJob:
     test: Examples | None
     deterministic: bool
     notices: tuple[str, ...]
+
+    def shared_with(self, peers: Peers) -> PreparedJob:
+        """Return the same job, whose steps these processes make together."""
+        return replace(self, plan=replace(self.plan, peers=peers))
 
 
 def prepare(

@@ -73,6 +73,7 @@ class ModelOperations:
 class Totals:
     """Sums over the steps of an attempt."""
 
+    num_processes: int = 1
     seconds: float = 0.0
     examples: int = 0
     tokens: int = 0
@@ -95,7 +96,8 @@ class Totals:
         if not self.seconds:
             return None
         whole = self.seconds + checkpoint_seconds
-        speed, peak = self.operations / self.seconds, peak_operations_per_second(compute)
+        speed = self.operations / self.seconds
+        peak = peak_operations_per_second(compute) * self.num_processes
         on_cpu = compute.device.type == "cpu"
         return TrainingProfile(
             tokens_per_second=self.tokens / self.seconds,

@@ -21,6 +21,7 @@ from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
 from durabert.bert.optim import Optimizer, TorchAdamW, build_optimizer, learning_rate
+from durabert.bert.peers import ALONE, Peers
 from durabert.bert.profile import Laps, ModelOperations, Part
 from durabert.bert.scoring import Scorer
 from durabert.bert.tokens import Tokens
@@ -55,6 +56,12 @@ class TrainPlan:
     layout: Layout
     order: BatchOrder
     operations: ModelOperations
+    peers: Peers = ALONE
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces that a batch is computed in as long as they fit into the memory."""
+        return max(self.config.gradient_accumulation, self.peers.size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -106,8 +113,13 @@ class TrainState:
             Forward.of(model, plan.compute),
             optimizer,
             scaler,
-            micro_batches=plan.config.gradient_accumulation,
+            micro_batches=plan.num_pieces,
         )
+
+    def cut(self, plan: TrainPlan, *, halvings: int) -> None:
+        """See to it that each process has a piece of a batch, and halve the pieces so many times."""
+        pieces = max(self.micro_batches, plan.peers.size) * 2**halvings
+        self.micro_batches = min(plan.config.batch_size, pieces)
 
 
 @dataclass(frozen=True)
@@ -217,14 +229,14 @@ def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, la
 
 
 def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
-    device = plan.compute.device
-    labels = torch.from_numpy(plan.train.labels[indices]).to(device)
+    labels = torch.from_numpy(plan.train.labels[indices]).to(plan.compute.device)
     divisor = plan.loss.divisor(labels)
-    total = torch.zeros((), device=device)
     state.model.train()
     state.forward.forget_gradients()
     pieces = micro_batches(np.arange(len(indices)), state.micro_batches)
-    for number, rows in enumerate(pieces):
+
+    def piece(number: int) -> torch.Tensor:
+        rows = pieces[number]
         state.forward.begin(plan.config.seed, state.step, number)
         reach("step.backward", state.step)
         batch = plan.layout.batch(plan.train.tokens, indices[rows])
@@ -233,12 +245,14 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) 
         loss = plan.loss.sum(state.forward.logits(batch), labels[rows[0] : rows[-1] + 1]) / divisor
         laps.end("forward")
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-        if len(pieces) > 1:
+        if max(len(pieces), plan.peers.size) > 1:
             # In fp32: a sum of many loses bits in bf16.
             state.forward.gradients_taken()
-        total += loss.detach()
         laps.end("backward")
-    return math.nan if strikes("step.nan", state.step) else float(total.item())
+        # A part of the sum that is no number is seen by all who add up.
+        return loss.detach() * math.nan if strikes("step.nan", state.step) else loss.detach()
+
+    return float(plan.peers.add_up(piece, len(pieces), state.model).item())
 
 
 def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
@@ -273,7 +287,8 @@ def _require_finite(state: TrainState, loss: float, norm: float) -> None:
 def _end_epoch(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
     started = time.perf_counter()
     epoch = len(state.history) + 1
-    metrics = yield from score_split(state, plan, plan.validation)
+    plan.peers.require_same_weights(state.model, step=state.step)
+    metrics = yield from plan.peers.led(score_split(state, plan, plan.validation))
     result = EpochResult(
         epoch=epoch,
         step=state.step,

@@ -107,6 +107,9 @@ def train(
     max_length: Annotated[str | None, typer.Option(help="Longest input in tokens.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = None,
+    num_processes: Annotated[
+        str | None, typer.Option(help="Processes that share each batch; auto: one a GPU.")
+    ] = None,
     seed: Annotated[str | None, typer.Option(help="Seed of head, order and dropout.")] = None,
     max_train_rows: Annotated[str | None, typer.Option(help="Train on a sample of the rows.")] = None,
     assignments: Annotated[
@@ -144,8 +147,8 @@ def train(
 
     fields = {
         "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-        "max_length": max_length, "precision": precision, "device": device, "seed": seed,
-        "max_train_rows": max_train_rows,
+        "max_length": max_length, "precision": precision, "device": device,
+        "num_processes": num_processes, "seed": seed, "max_train_rows": max_train_rows,
     }  # fmt: skip
     columns = {"text": text, "text_pair": text_pair, "label": label, "validation": validation, "test": test}
     spec = command.spec_from_options(

@@ -215,6 +215,7 @@ def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
         ("state sha256", result.state_sha256),
         ("snapshot", result.snapshot),
         ("micro-batches", result.micro_batches and str(result.micro_batches)),
+        ("processes", str(result.num_processes) if result.num_processes > 1 else None),
     ]
     return [(name, value) for name, value in optional if value]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -79,6 +79,8 @@ class FineTuneConfig(Wire):
     """Seed of the new head, the order of the rows, and dropout."""
     device: Device = "auto"
     """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
+    num_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes of one machine that share each batch, one a GPU or on the CPU; ``auto``: one for each GPU."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -87,11 +89,25 @@ class FineTuneConfig(Wire):
                 f"gradient_accumulation is {self.gradient_accumulation}, but should be at most "
                 f"batch_size, {self.batch_size}"
             )
+        self._check_processes()
         if isinstance(self.class_weights, dict):
             for label, weight in self.class_weights.items():
                 if not 0 < weight < float("inf"):
                     raise ValueError(f"class_weights[{label!r}] is {weight}, but should be a positive number")
         return self
+
+    def _check_processes(self) -> None:
+        if self.num_processes == "auto" or self.num_processes == 1:
+            return
+        if self.num_processes > self.batch_size:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but should be at most batch_size, {self.batch_size}"
+            )
+        if self.device == "mps" or ":" in self.device:
+            raise ValueError(
+                f"num_processes is {self.num_processes}, but should be 1 on {self.device!r}, "
+                "which is one device"
+            )
 
 
 class ExperimentSpec(Wire):
@@ -257,6 +273,8 @@ class FineTuneResult(Wire):
     """Digest of the final state: weights, optimizer, best weights, metrics; none without checkpoints."""
     micro_batches: int | None = None
     """Pieces that each batch was computed in at the end; more than asked for after lack of memory."""
+    num_processes: int = 1
+    """Processes that shared each batch in this attempt."""
     attempt_log: list[AttemptRecord] = Field(default_factory=list)
     """What each attempt began with and how it ended; the newest 100."""
     checkpoint_seconds: float | None = None

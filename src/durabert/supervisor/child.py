@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -23,10 +24,16 @@ from durabert.supervisor.protocol import STARTED, encoded
 
 
 class Channel:
-    """What a job's function has of its parent: it can report, and it can ask whether it shall stop."""
+    """What a job's function has of its parent: it can report, and it can ask whether it shall stop.
 
-    def __init__(self, line: socket.socket) -> None:
+    Args:
+        line: to the parent.
+        hang_up: ends the process when nobody is left at the other end.
+    """
+
+    def __init__(self, line: socket.socket, *, hang_up: Callable[[], NoReturn] | None = None) -> None:
         self._line = line
+        self._hang_up = hang_up or end_now
         self._lock = threading.Lock()
         self._stop = False
 
@@ -45,7 +52,7 @@ class Channel:
             try:
                 self._line.sendall(data)
             except OSError:
-                end_now()
+                self._hang_up()
 
     def obey_signals(self) -> None:
         """Note SIGTERM, and leave Ctrl-C, which reaches the whole terminal, to the parent."""
@@ -72,7 +79,7 @@ class Channel:
     def _wait_for_end_of_parent(self) -> None:
         with contextlib.suppress(ConnectionError):
             self._line.recv(1)
-        end_now()
+        self._hang_up()
 
 
 def _hold_sigterm() -> None:
@@ -102,7 +109,7 @@ def live(line_fd: int, spec_fd: int) -> NoReturn:
         channel.send({"done": _function(spec["entry"])(spec["request"], channel)})
     except BaseException as error:
         # Whatever it is, it is the end of this process.
-        _tell_failure(error, channel)
+        tell_failure(error, channel)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -110,7 +117,8 @@ def live(line_fd: int, spec_fd: int) -> NoReturn:
     os._exit(0)
 
 
-def _tell_failure(error: BaseException, channel: Channel) -> None:
+def tell_failure(error: BaseException, channel: Channel) -> None:
+    """Tell the parent what ended the job."""
     failure = classified(error)
     stopped = channel.stop_requested()
     channel.send({"failed": type(failure).__name__, "message": str(failure), "stopped": stopped})

@@ -37,6 +37,7 @@ from durabert.supervisor.child import live, read_spec
 from durabert.supervisor.protocol import encoded
 
 PR_SET_PDEATHSIG: Final = 1
+PR_SET_CHILD_SUBREAPER: Final = 36
 ON_LINUX: Final = sys.platform == "linux"
 OOM_SCORE: Final = b"500"
 """A child's. Out of memory, the kernel shall take the child before the worker."""
@@ -49,6 +50,8 @@ class ForkServer:
         self._requests = requests
         self._fresh_interpreter = fresh_interpreter
         self._statuses: dict[int, int] = {}
+        self._exits: dict[int, int] = {}
+        """Of children that have ended, while others of their group have not."""
         self._waking, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
 
@@ -137,12 +140,16 @@ class ForkServer:
 
     def _reap(self, flags: int = os.WNOHANG) -> None:
         for pid in list(self._statuses):
-            ended, exit_status = os.waitpid(pid, flags)
-            if ended:
+            if pid not in self._exits:
+                ended, exit_status = os.waitpid(pid, flags)
+                if not ended:
+                    continue
                 # What the child started ends with it.
                 kill_group(pid)
+                self._exits[pid] = exit_status
+            if _is_gone(pid, flags):
                 status = self._statuses.pop(pid)
-                _tell(status, {"exit": exit_status})
+                _tell(status, {"exit": self._exits.pop(pid)})
                 os.close(status)
 
     def _end_children(self) -> None:
@@ -160,6 +167,9 @@ def serve(requests: int, fresh_interpreter: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Python counts the idle thread pools of numeric libraries, which mind forks by themselves.
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+    if ON_LINUX:
+        # What a child leaves behind becomes a child of this process, which can then see it end.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     ForkServer(socket.socket(fileno=requests), fresh_interpreter=fresh_interpreter).serve()
 
 
@@ -179,6 +189,16 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
+def _is_gone(group: int, flags: int) -> bool:
+    """Reap what is left of the process group of a child that has ended; return whether nothing is."""
+    try:
+        while os.waitpid(-group, flags)[0]:
+            pass
+    except ChildProcessError:
+        return True
+    return False
+
+
 def _preload(spec_fd: int) -> None:
     for module in read_spec(spec_fd)["preload"]:
         try:
@@ -190,10 +210,16 @@ def _preload(spec_fd: int) -> None:
     gc.freeze()
 
 
-def _bind_to(server: int) -> None:
-    os.setsid()
+def die_with_parent() -> None:
+    """Let the kernel kill this process when the thread that started it is gone; on Linux alone."""
     if ON_LINUX:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _bind_to(server: int) -> None:
+    os.setsid()
+    die_with_parent()
+    if ON_LINUX:
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE)
     if os.getppid() != server:

@@ -26,7 +26,8 @@ class Job:
         entry: ``package.module:function``, called as ``function(request, channel)``; its result, like the
             request, is what JSON can hold.
         request: What JSON can hold.
-        device: A CUDA device number, all that the child gets to see; None leaves that as it is.
+        device: CUDA device numbers, joined by commas, all that the child gets to see; None leaves that as it
+            is.
         log: The child's stdout and stderr are appended here; None sends them to the worker's stderr.
     """
 
