@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -145,3 +147,30 @@ def test_a_number_that_is_none_stays_visible_in_norm_and_weights():
     )
     for value in (float("inf"), float("-inf")):
         assert optimizer.gradient_norm({model.weight: torch.full((1, 64), value)}) == float("inf")
+
+
+def test_a_forked_process_makes_steps_with_threads_of_its_own():
+    code = """
+import os, torch
+from durabert.bert import compiled
+from durabert.bert.adamw import CpuAdamW
+
+def step():
+    model = torch.nn.Linear(500, 500)
+    optimizer = CpuAdamW(model, weight_decay=0.1)
+    gradients = {model.weight: torch.ones(500, 500)}
+    optimizer.update(gradients, {}, norm=optimizer.gradient_norm(gradients), clip_norm=None)
+
+torch.set_num_threads(2)
+step()
+child = os.fork()
+if child == 0:
+    step()
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr

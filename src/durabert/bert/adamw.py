@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -204,6 +205,22 @@ class CpuAdamW:
         return move
 
 
+def make_ready() -> None:
+    """Call each kernel with values of the types that a step calls it with."""
+    numbers = (np.float32(1), np.float32(1), np.float32(0), np.float32(1))
+    weight, first, second = np.zeros((3, 2, 16), np.float32)
+    for dtype, half in (
+        (np.int16, np.zeros(16, np.int16)),
+        (np.float32, np.zeros(16, np.int16)),
+        (np.float32, None),
+    ):
+        change = np.zeros(16, dtype)
+        _move(weight[0], change, first[0], second[0], half, *numbers)
+        _sum_of_squares(change)
+    row_V, moves_V = np.array([0, -1]), np.zeros(2, np.bool_)
+    _move_rows(0, 2, weight, row_V, np.zeros((1, 16), np.float32), first, second, moves_V, *numbers)
+
+
 def parameter_groups(model: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Return the parameters that learn, matrices with weight decay and vectors without.
 
@@ -249,3 +266,7 @@ def _shared(parts: Sequence[Part]) -> Iterator[float]:
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "adamw")
+
+
+# A child has none of the threads of the process that it was forked from.
+os.register_at_fork(after_in_child=_threads.cache_clear)
