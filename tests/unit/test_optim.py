@@ -156,11 +156,12 @@ from durabert.bert import compiled
 from durabert.bert.adamw import CpuAdamW
 
 def step():
-    model = torch.nn.Linear(500, 500)
+    model = torch.nn.Linear(100, 100)
     optimizer = CpuAdamW(model, weight_decay=0.1)
-    gradients = {model.weight: torch.ones(500, 500)}
+    gradients = {model.weight: torch.ones(100, 100)}
     optimizer.update(gradients, {}, norm=optimizer.gradient_norm(gradients), clip_norm=None)
 
+# Matrices on which torch itself uses no threads, which do not survive a fork either.
 torch.set_num_threads(2)
 step()
 child = os.fork()
@@ -170,7 +171,8 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 """
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

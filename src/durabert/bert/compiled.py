@@ -1,7 +1,7 @@
 """Kernels made ready: a process that imports this, and those that it forks, need not wait for them.
 
-numba compiles a kernel when it is first called with values of some types, in a second or so, and keeps the code
-on disk. Read from there it still takes half a second to set up the compiler.
+numba compiles a kernel when it is first called with values of some types, in a second or so, and keeps the
+code on disk. Read from there it still takes half a second to set up the compiler.
 """
 
 from __future__ import annotations
