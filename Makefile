@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies (once, a minute or two)"
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' -c constraints.txt
-	@$(BIN)/python -m pip install --quiet --editable '.[local]' --group dev -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --editable '.[local,onnx]' --group dev -c constraints.txt
 	@touch $@
 
 setup: $(STAMP)  ## make the virtual environment

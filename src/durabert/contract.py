@@ -13,6 +13,8 @@ from durabert.specs import (
     BatchInferenceRequest,
     BatchInferenceResult,
     BatchPlan,
+    ExportRequest,
+    ExportResult,
     FineTuneRequest,
     FineTuneResult,
     InferenceRequest,
@@ -40,11 +42,13 @@ CREATE_DATASET_SNAPSHOT: Final = ActivityContract("create_dataset_snapshot", Sna
 RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequest, InferenceResult)
 PLAN_BATCH_INFERENCE: Final = ActivityContract("plan_batch_inference", BatchInferenceRequest, BatchPlan)
 COMMIT_BATCH_INFERENCE: Final = ActivityContract("commit_batch_inference", BatchCommit, BatchInferenceResult)
+EXPORT_BERT: Final = ActivityContract("export_bert", ExportRequest, ExportResult)
 
 FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
 BATCH_INFERENCE_WORKFLOW: Final = "BertBatchInferenceWorkflow"
+EXPORT_WORKFLOW: Final = "BertExportWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,

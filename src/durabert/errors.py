@@ -20,10 +20,12 @@ DurabertError
 │   ├── DependencyMissing        an extra of durabert is not installed
 │   ├── StoreInvalid             the store's URL is wrong, or cannot be reached or written at the start
 │   ├── SnapshotNotFound         no snapshot of that id in the store
+│   ├── OutputInUse              the output directory holds something else, or cannot be written
 │   └── CheckpointNotUsable      no such checkpoint, or one of another model, task or data
 ├── RunFailed                    the run itself cannot succeed: never retried, exit code 1
 │   ├── TrainingDiverged         loss or gradient is not finite
 │   ├── ArtifactDamaged          what the store gave is not what was put there
+│   ├── ExportRefused            the exported model does not predict as the trained one does
 │   └── RunCancelled             cancelled on request
 ├── InfrastructureError          retried without limit, with back-off
 │   ├── ProcessKilled            the training process was killed, most often by the kernel for memory
@@ -173,6 +175,10 @@ class SnapshotNotFound(UserError):
         super().__init__(f"there is no snapshot {_shown(snapshot)}; 'durabert data list' lists them")
 
 
+class OutputInUse(UserError):
+    """The output directory holds something else, or cannot be written."""
+
+
 class CheckpointNotUsable(UserError):
     """There is no such checkpoint, or it belongs to another model, task or data."""
 
@@ -187,6 +193,10 @@ class TrainingDiverged(RunFailed):
 
 class ArtifactDamaged(RunFailed):
     """What the store gave is not what was put there."""
+
+
+class ExportRefused(RunFailed):
+    """The exported model does not predict as the trained one does; nothing was written."""
 
 
 class RunCancelled(RunFailed):

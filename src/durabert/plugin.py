@@ -11,6 +11,7 @@ from temporalio.plugin import SimplePlugin
 from durabert import supervisor
 from durabert.activities.datasets import DatasetActivities
 from durabert.activities.devices import DeviceSlots
+from durabert.activities.exports import ExportActivities
 from durabert.activities.inference import InferenceActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
@@ -35,6 +36,7 @@ PRELOAD: Final = (
     "durabert.activities.training_jobs",
     "durabert.activities.dataset_jobs",
     "durabert.bert.compiled",
+    "durabert.activities.export_jobs",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -72,6 +74,7 @@ class DurabertPlugin(SimplePlugin):
                 inference.run_bert_inference,
                 inference.plan_batch_inference,
                 inference.commit_batch_inference,
+                ExportActivities(home, store, self._slots).export_bert,
             ],
             run_context=_prepared_fork_server,
         )

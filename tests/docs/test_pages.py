@@ -171,6 +171,7 @@ def test_every_dependency_has_its_reason():
         *project["project"]["dependencies"],
         *extras["worker"],
         *extras["local"],
+        *extras["onnx"],
         *project["dependency-groups"]["dev"],
         *project["dependency-groups"]["bench"],
     ]

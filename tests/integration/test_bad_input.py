@@ -92,6 +92,8 @@ def _write_tables(bad: Path, texts: list[tuple[str, str]]) -> None:
 
 REVIEWS = "{bad}/reviews.csv"
 TINY = ("--model", "{tiny}")
+ENGINES = ("'torch'", "'onnx'", "'onnx-int8'")
+FORMATS = ("'hf'", "'onnx'", "'onnx-int8'")
 NAME_RULE = "use 1 to 100 letters, digits, '-' and '_'"
 
 # Told before anything is started: the home directory is not even made.
@@ -201,6 +203,40 @@ AT_ONCE = [
     mistake(
         "output is the input", "predict", "a", "--input", "{bad}/texts.csv", "--output", "{bad}/texts.csv",
         says=("texts.csv' is the input file",),
+    ),
+    mistake("unknown engine", "predict", "a", "x", "--engine", "xla", says=("engine is 'xla'", *ENGINES)),
+    mistake(
+        "device of an engine", "predict", "a", "x", "--engine", "onnx", "--device", "cuda",
+        says=("device is 'cuda'", "auto or cpu", "'onnx'"),
+    ),
+    mistake(
+        "engine of a batch", "predict", "a", "--input", "{bad}/texts.csv", "--output", "o/", "--engine", "onnx",
+        says=("engine is 'onnx'", "torch where predictions go to a directory"),
+    ),
+    mistake(
+        "precision of an engine", "predict", "a", "x", "--engine", "onnx-int8", "--precision", "bf16",
+        says=("precision is 'bf16'", "'onnx-int8'"),
+    ),
+    mistake(
+        "unknown format", "export", "a", "--format", "pickle", "--output", "o",
+        says=("format is 'pickle'", *FORMATS),
+    ),
+    mistake("nowhere to export to", "export", "a", says=("--output", "export --help")),
+    mistake(
+        "export over a file", "export", "a", "--output", REVIEWS,
+        says=("reviews.csv' is a file", "new directory"),
+    ),
+    mistake("export to nowhere", "export", "a", "--output", "no/o", says=("no' does not exist", "create it")),
+    mistake(
+        "export of missing data", "export", "a", "--output", "o", "--data", "no.csv", says=("'no.csv'",)
+    ),
+    mistake(
+        "label without data", "export", "a", "--output", "o", "--label", "l",
+        says=("label is 'l'", "--data"),
+    ),
+    mistake(
+        "hostile run to export", "export", "../up", "--output", "o",
+        says=("'../up' is not allowed", NAME_RULE),
     ),
     mistake("missing history", "replay", "no.json", says=("'no.json'", "No such file")),
     mistake("no history", "replay", "{bad}/no-history.json", says=("no-history.json", "event 1 is missing")),
@@ -384,20 +420,22 @@ def test_what_still_runs_has_no_model_and_keeps_its_name(shell, bad, tiny, monke
     told = terminal.type(*command, "--set", "weight_decay=0.5")
     joined = terminal.type(*command)
     asked = terminal.type("predict", "endless", "text")
+    exported = terminal.type("export", "endless", "--output", "unfinished")
 
     require_mistake(told, ("'endless' is in use", "weight_decay is 0.01, not 0.5"))
     assert joined.code == 0
     assert "with the same spec; joined it" in joined.err
     require_mistake(asked, ("'endless' has no model, it is ",))
+    require_mistake(exported, ("'endless' has no model, it is ",))
     assert terminal.type("cancel", "endless").code == 0
     require_mistake(terminal.type("cancel", "endless"), ("'endless' has already ended: cancelled",))
     terminal.require_nothing_left()
 
 
-@pytest.mark.parametrize("command", ["show", "watch", "cancel", "replay", "predict"])
+@pytest.mark.parametrize("command", ["show", "watch", "cancel", "replay", "predict", "export"])
 def test_a_run_that_nobody_started_is_not_found(command, shell, monkeypatch, capfd):
     terminal = Terminal.of(shell, monkeypatch, capfd)
-    more = ["text"] if command == "predict" else []
+    more = {"predict": ["text"], "export": ["--output", "nobodys"]}.get(command, [])
 
     told = terminal.type(command, "nobody", *more)
 

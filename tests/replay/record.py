@@ -26,6 +26,7 @@ from durabert.specs import (
     BatchInferenceRequest,
     DataSpec,
     ExperimentSpec,
+    ExportRequest,
     FineTuneConfig,
     InferenceRequest,
     RunReport,
@@ -75,6 +76,7 @@ async def _courses(bench: Bench) -> None:
     await prediction.result()
     _keep("prediction", await prediction.handle.fetch_history())
     await _batches(client)
+    await _exports(client)
 
 
 async def _batches(client: Client) -> None:
@@ -114,6 +116,14 @@ def _request(run: str, rows: int) -> BatchInferenceRequest:
 def first_execution(client: Client, batch: RunningBatch) -> WorkflowHandle:
     """Return the first execution of a batch that has continued as new."""
     return client.temporal.get_workflow_handle(batch.name, run_id=batch.handle.result_run_id)
+
+
+async def _exports(client: Client) -> None:
+    for course, output in (("export", "/exported"), ("export-refused", "/refused")):
+        export = await client.start_export(ExportRequest(run="one-run", format="onnx-int8", output=output))
+        with contextlib.suppress(DurabertError):
+            await export.result()
+        _keep(course, await export.handle.fetch_history())
 
 
 class Courses:

@@ -29,8 +29,9 @@ COMMANDS = {
         --precision --device --num-processes --seed --max-train-rows --set --run --text --text-pair --label
         --validation --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow
         --profile --json""",
-    "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device
+    "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --engine
         --shard-rows --concurrency --profile --json""",
+    "export": "run --output --format --data --label --profile --json",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
@@ -58,12 +59,14 @@ WORKFLOW_TYPES = {
     "CheckpointedBertTrainingWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "BertInferenceWorkflow": ("InferenceRequest", "InferenceResult"),
     "BertBatchInferenceWorkflow": ("BatchInferenceRequest", "BatchInferenceResult"),
+    "BertExportWorkflow": ("ExportRequest", "ExportResult"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
     "CheckpointedBertTrainingWorkflow": {"cancel_run": ("str", "RunOutcome")},
     "BertInferenceWorkflow": {},
     "BertBatchInferenceWorkflow": {},
+    "BertExportWorkflow": {},
 }
 SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"]}
 QUERIES = {"CheckpointedBertTrainingWorkflow": ["progress"], "BertBatchInferenceWorkflow": ["progress"]}
@@ -73,6 +76,7 @@ ACTIVITY_TYPES = {
     "run_bert_inference": ("InferenceRequest", "InferenceResult"),
     "plan_batch_inference": ("BatchInferenceRequest", "BatchPlan"),
     "commit_batch_inference": ("BatchCommit", "BatchInferenceResult"),
+    "export_bert": ("ExportRequest", "ExportResult"),
 }
 
 FIELDS = {
@@ -108,10 +112,10 @@ FIELDS = {
     "ExperimentResult": "name! outcomes!",
     "Progress": """phase! step steps epoch epochs loss learning_rate examples_per_second tokens_per_second
         eta_seconds metrics process_id checkpoint_step attempt_log warnings""",
-    "InferenceRequest": "run! texts input output precision device shard",
+    "InferenceRequest": "run! texts input output precision device shard engine",
     "Prediction": "label labels confidence scores value",
     "InferenceResult": """run! model_sha256! rows! predictions output output_sha256 label_counts skipped
-        seconds! texts_per_second! peak_memory_mib! device! precision! attempts notices""",
+        seconds! texts_per_second! peak_memory_mib! device! precision! attempts notices engine""",
     "BatchInferenceRequest": "run! input! output! shard_rows concurrency precision device state",
     "BatchState": "plan! next_row! started!",
     "BatchPlan": "plan_sha256! snapshot! model_sha256! rows! shard_rows! first_row result",
@@ -128,16 +132,21 @@ FIELDS = {
     "ShardFile": "path! sha256! rows!",
     "ShardFacts": "plan_sha256! first_row! num_rows! label_counts truncated replaced device! precision!",
     "ShardRecord": "facts! predictions! errors",
+    "ExportRequest": "run! format! output! data",
+    "ParityReport": """rows! labels_equal! metric! reference! exported! tolerance! largest_difference!
+        data_sha256!""",
+    "ExportResult": """run! format! output! model_sha256! onnx_sha256 size! already_there parity seconds!
+        attempts notices versions""",
 }
 """Wire types with their fields; ``!``: required."""
 
 ERRORS = """
     UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
     LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
-    EngineUnavailable DependencyMissing StoreInvalid SnapshotNotFound CheckpointNotUsable RunFailed
-    TrainingDiverged ArtifactDamaged RunCancelled InfrastructureError ProcessKilled ProcessStalled DeviceFault
-    OutOfMemory StoreUnavailable DivergenceSuspected AttemptSuperseded WorkerLost RunPaused WorkerStopping
-    UnexpectedError
+    EngineUnavailable DependencyMissing StoreInvalid SnapshotNotFound OutputInUse CheckpointNotUsable
+    RunFailed TrainingDiverged ArtifactDamaged ExportRefused RunCancelled InfrastructureError ProcessKilled
+    ProcessStalled DeviceFault OutOfMemory StoreUnavailable DivergenceSuspected AttemptSuperseded
+    WorkerLost RunPaused WorkerStopping UnexpectedError
 """
 """Class names of errors are in histories, as the types of failures."""
 
@@ -249,5 +258,5 @@ def test_the_client_has_these_methods():
 
     assert methods == {
         "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
-        "start_prediction", "start_batch", "batch", "history", "pause", "resume",
+        "start_prediction", "start_batch", "batch", "history", "pause", "resume", "export", "start_export",
     }  # fmt: skip

@@ -23,6 +23,7 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
         "durabert.client",
         "durabert.cli.train",
         "durabert.cli.batch",
+        "durabert.cli.export",
         "durabert.cli.app",
     ],
 )

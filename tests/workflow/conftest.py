@@ -15,8 +15,10 @@ from temporalio.worker import Replayer, Worker
 
 from durabert.client import Client
 from durabert.connection import TaskQueues
-from durabert.contract import CREATE_DATASET_SNAPSHOT, FINE_TUNE_BERT, RUN_BERT_INFERENCE
+from durabert.contract import CREATE_DATASET_SNAPSHOT, EXPORT_BERT, FINE_TUNE_BERT, RUN_BERT_INFERENCE
 from durabert.specs import (
+    ExportRequest,
+    ExportResult,
     FineTuneRequest,
     FineTuneResult,
     InferenceRequest,
@@ -161,6 +163,18 @@ class FakeActivities:
             seconds=0.1, texts_per_second=10.0, peak_memory_mib=1.0, device="cpu", precision="fp32",
         )  # fmt: skip
 
+    @activity.defn(name=EXPORT_BERT.name)
+    async def export_bert(self, request: ExportRequest) -> ExportResult:
+        if request.output == "/refused":
+            raise ApplicationError("it predicts otherwise", type="ExportRefused", non_retryable=True)
+        while request.output == "/endless":
+            activity.heartbeat(Progress(phase="exporting"))
+            await asyncio.sleep(0.05)
+        return ExportResult(
+            run=request.run, format=request.format, output=request.output, model_sha256="0" * 64, size=7,
+            seconds=0.1,
+        )  # fmt: skip
+
 
 class Bench:
     """A client whose queue is served by fake activities."""
@@ -203,6 +217,7 @@ async def serving(temporal, queue, **options):
             activities.run_bert_inference,
             activities.batches.plan_batch_inference,
             activities.batches.commit_batch_inference,
+            activities.export_bert,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from durabert.activities.dataset_jobs import snapshot_split
+from durabert.activities.engines import load_predictor
 from durabert.bert.predict import Predictor, predict_file
-from durabert.bert.progress import Stopped
+from durabert.bert.progress import Reporter, Stopped
 from durabert.bert.records import RecordSource
-from durabert.errors import WorkerStopping
+from durabert.errors import RunNotFound, WorkerStopping
 from durabert.specs import (
     FineTuneResult,
     InferenceRequest,
@@ -56,16 +57,14 @@ def stoppable() -> Iterator[None]:
 def predict(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Predict for inline texts, or from file to file."""
     job = InferenceJob.model_validate(payload)
-    request, report = job.request, reporter(channel)
+    request, progress = job.request, Reporter(reporter(channel), channel.stop_requested)
     began = time.perf_counter()
-    report(Progress(phase="loading model"))
-    store = RunStore(job.home)
+    progress.phase("loading model")
     objects = open_store(job.store, home=job.home)
-    fetch_run(objects, request.run, job.home)
-    directory = store.model_directory(request.run)
-    predictor = Predictor.load(directory, precision=request.precision, device=request.device)
-    run = store.result(request.run)
-    assert run is not None
+    run = fetch_run(objects, request.run, job.home)
+    if run is None:
+        raise RunNotFound(request.run)
+    predictor = load_predictor(request, run, objects, job.home, progress)
     answer = (
         _predict_inline(predictor, request)
         if request.input is None

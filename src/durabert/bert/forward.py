@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from durabert.bert import fused
 from durabert.bert.batches import Batch
@@ -13,6 +15,10 @@ from durabert.bert.determinism import Draw, seed_torch
 from durabert.bert.device import Compute, Dtypes
 from durabert.bert.dropout import Masks, replace_dropout
 from durabert.bert.half import HalfWeights
+from durabert.specs import EngineName
+
+TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 65536}
+"""Tokens in a batch that is scored, by the kind of the device."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,32 @@ class Forward:
         self.model.zero_grad(set_to_none=True)
         if self.half is not None:
             self.half.forget_gradients()
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of the examples of a batch, (B, C), without dropout and gradients."""
+        self.model.eval()
+        with torch.inference_mode():
+            return self.logits(batch).cpu().numpy()
+
+    @property
+    def name(self) -> EngineName:
+        """How a user asks for it."""
+        return "torch"
+
+    @property
+    def precision(self) -> str:
+        """What the products are computed in."""
+        return self.compute.precision
+
+    @property
+    def num_labels(self) -> int:
+        """Number of logits of an example."""
+        return int(self.model.config.num_labels)
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens in a batch that is scored."""
+        return TOKEN_BUDGET[self.compute.device.type]
 
     def gradients_taken(self) -> None:
         """See to it that the gradients of a backward pass are with the model's own weights, in fp32."""

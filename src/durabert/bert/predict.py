@@ -77,8 +77,8 @@ class Predictor:
 
     @property
     def compute(self) -> Compute:
-        """Device and precision of the predictions."""
-        return self.scorer.forward.compute
+        """The device of the predictions, and the precision that its errors are told with."""
+        return self.scorer.engine.compute
 
     def predict(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Prediction]:
         """Predict on texts, in their order.
@@ -119,7 +119,8 @@ class Predictor:
         return {
             "peak_memory_mib": process_peak_memory_mib(),
             "device": self.compute.describe(),
-            "precision": self.compute.precision,
+            "precision": self.scorer.engine.precision,
+            "engine": self.scorer.engine.name,
         }
 
     def require_columns(self, given: int) -> None:

@@ -7,40 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from durabert.bert.batches import Indices, Layout, by_length
-from durabert.bert.forward import Forward
+from durabert.bert.batches import Batch, Indices, Layout, by_length
+from durabert.bert.device import Compute
 from durabert.bert.tokens import Tokens
+from durabert.specs import EngineName
 
-TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 65536}
-"""Padded tokens in a batch: enough to keep the device busy, little enough for its memory."""
+
+class Engine(Protocol):
+    """What computes the logits of a batch: torch, or another library with an exported model."""
+
+    @property
+    def name(self) -> EngineName:
+        """How a user asks for it."""
+
+    @property
+    def compute(self) -> Compute:
+        """The device, and the precision that its errors are told with."""
+
+    @property
+    def precision(self) -> str:
+        """What the products are computed in."""
+
+    @property
+    def num_labels(self) -> int:
+        """C."""
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens in a batch: enough to keep the device busy, little enough for its memory."""
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the logits of the examples of a batch, (B, C), without dropout and gradients."""
 
 
 @dataclass(frozen=True)
 class Scorer:
     """A model that is ready to score."""
 
-    forward: Forward
+    engine: Engine
     layout: Layout
 
     def batches(self, tokens: Tokens) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
         """Yield example numbers and their fp32 logits, (B, C), longest examples first."""
-        self.forward.model.eval()
-        for indices in by_length(tokens.lengths, token_budget=TOKEN_BUDGET[self.forward.compute.device.type]):
-            batch = self.layout.batch(tokens, indices)
-            # Opened for each batch: a generator must not leave the mode on while it waits.
-            with torch.inference_mode():
-                logits_BC = self.forward.logits(batch)
-            yield indices, logits_BC.cpu().numpy()
+        for indices in by_length(tokens.lengths, token_budget=self.engine.token_budget):
+            yield indices, self.engine.score(self.layout.batch(tokens, indices))
 
     def logits(self, tokens: Tokens, *, on_batch: Callable[[], None] = lambda: None) -> NDArray[np.float32]:
         """Return the logits of all examples in their order, (N, C); ``on_batch`` may raise."""
-        logits_NC = np.empty((len(tokens), self.forward.model.config.num_labels), np.float32)
+        logits_NC = np.empty((len(tokens), self.engine.num_labels), np.float32)
         for indices, logits_BC in self.batches(tokens):
             logits_NC[indices] = logits_BC
             on_batch()

@@ -180,6 +180,7 @@ def predict(
     row_id: Annotated[str | None, typer.Option(help="Column that identifies a row.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
     device: Device = "auto",
+    engine: Annotated[str, typer.Option(help="torch, onnx or onnx-int8.")] = "torch",
     shard_rows: Annotated[
         str | None, typer.Option(help="Rows of a shard in an output directory; default: 50000.")
     ] = None,
@@ -196,14 +197,35 @@ def predict(
         large = batch.request_from_options(
             run, texts, input, output,
             columns={"text": text, "text_pair": text_pair, "row_id": row_id},
-            options={**cut, "precision": precision, "device": device}, profile=profile,
+            options={**cut, "precision": precision, "device": device}, engine=engine, profile=profile,
         )  # fmt: skip
         raise typer.Exit(batch.run(large, profile=profile, as_json=json))
     request = command.request_from_options(
         run, texts, pair, input, output,
         columns={"text": text, "text_pair": text_pair, "row_id": row_id},
-        precision=precision, device=device, profile=profile,
+        precision=precision, device=device, engine=engine, profile=profile,
     )  # fmt: skip
+    raise typer.Exit(command.run(request, profile=profile, as_json=json))
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="The run whose model is exported.")],
+    output: Annotated[Path, typer.Option(help="Directory to write; new or empty.")],
+    form: Annotated[str, typer.Option("--format", help="hf, onnx or onnx-int8.")] = "hf",
+    data: Annotated[
+        str | None, typer.Option(help="What it was trained on, for a run without a snapshot.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Label column of the data.")] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Write the model of a finished run to a directory that other tools load."""
+    from durabert.cli import export as command
+
+    request = command.request_from_options(
+        run, form=form, output=output, data=data, label=label, profile=profile
+    )
     raise typer.Exit(command.run(request, profile=profile, as_json=json))
 
 

@@ -56,6 +56,7 @@ def request_from_options(
     *,
     columns: dict[str, str | None],
     options: dict[str, str | None],
+    engine: str,
     profile: str | None,
 ) -> BatchInferenceRequest:
     """Build a request from options.
@@ -68,6 +69,8 @@ def request_from_options(
         raise SpecInvalid(f"output is {output!r}, but only predictions of an --input file go to a directory")
     if texts:
         raise SpecInvalid("give texts or an input file, not both")
+    if engine != "torch":
+        raise SpecInvalid(f"engine is {engine!r}, but should be torch where predictions go to a directory")
     directory = output if is_directory(output) else f"{output}/"
     fields: dict[str, Any] = {
         "run": run,

@@ -6,22 +6,26 @@ import asyncio
 import signal
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from durabert.cli.render import say
 from durabert.errors import DurabertError, UserError
+from durabert.specs import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from rich.progress import TaskID
 
     from durabert.client import Client, ExperimentView, RunView
+    from durabert.client.exports import RunningExport
     from durabert.client.predictions import RunningPrediction
-    from durabert.specs import InferenceResult
+    from durabert.specs import ExportResult, InferenceResult
+
+Result_co = TypeVar("Result_co", bound=Wire, covariant=True)
 
 SECOND_CHANCE: Final = timedelta(seconds=3)
 """How long a second Ctrl-C is waited for after the first."""
@@ -50,9 +54,28 @@ async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
 
 async def follow_prediction(prediction: RunningPrediction) -> InferenceResult | None:
     """Show progress until a prediction has ended; Ctrl-C cancels it and gives None."""
+    return await _follow_job(prediction, _show_prediction(prediction), what="prediction")
+
+
+async def follow_export(export: RunningExport) -> ExportResult | None:
+    """Show progress until an export has ended; Ctrl-C cancels it and gives None."""
+    return await _follow_job(export, _show_export(export), what="export")
+
+
+class _Job(Protocol[Result_co]):
+    async def result(self) -> Result_co:
+        """Wait for its end."""
+
+    async def cancel(self) -> None:
+        """Cancel it and return when no process of it is left."""
+
+
+async def _follow_job(
+    job: _Job[Result_co], show: Coroutine[None, None, None], *, what: str
+) -> Result_co | None:
     with interrupts() as pressed:
-        ending = asyncio.create_task(prediction.result())
-        showing = asyncio.create_task(_show_prediction(prediction))
+        ending = asyncio.create_task(job.result())
+        showing = asyncio.create_task(show)
         interrupted = asyncio.create_task(pressed.get())
         await asyncio.wait({ending, interrupted}, return_when=asyncio.FIRST_COMPLETED)
         showing.cancel()
@@ -61,9 +84,9 @@ async def follow_prediction(prediction: RunningPrediction) -> InferenceResult | 
         if ending.done():
             return ending.result()
         ending.cancel()
-        say("Cancelling the prediction ...")
-        await prediction.cancel()
-        say("The prediction is cancelled; nothing was written.")
+        say(f"Cancelling the {what} ...")
+        await job.cancel()
+        say(f"The {what} is cancelled; nothing was written.")
         return None
 
 
@@ -112,6 +135,17 @@ async def _show_prediction(prediction: RunningPrediction) -> None:
             if progress is not None and progress.phase == "predicting":
                 rate = progress.examples_per_second or 0.0
                 bar.update(task, completed=progress.step, total=progress.steps, rate=rate, visible=True)
+            await asyncio.sleep(SHOW_INTERVAL.total_seconds())
+
+
+async def _show_export(export: RunningExport) -> None:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("exporting", total=None)
+        while True:
+            progress = await export.progress()
+            if progress is not None:
+                bar.update(task, description=progress.phase)
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 

@@ -25,6 +25,7 @@ def request_from_options(
     columns: dict[str, str | None],
     precision: str,
     device: str,
+    engine: str,
     profile: str | None,
 ) -> InferenceRequest:
     """Build a request from options.
@@ -32,7 +33,7 @@ def request_from_options(
     Raises:
         UserError: neither texts nor a file, both, a text that is empty, or a file that is not there.
     """
-    fields: dict[str, Any] = {"run": run, "precision": precision, "device": device}
+    fields: dict[str, Any] = {"run": run, "precision": precision, "device": device, "engine": engine}
     given = {name: value for name, value in columns.items() if value is not None}
     if texts:
         fields["texts"] = _inline(texts, pairs or [])

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from durabert.client import ExperimentView, RunView
-    from durabert.specs import AttemptRecord, FineTuneResult, InferenceRequest, InferenceResult
+    from durabert.specs import (
+        AttemptRecord,
+        ExportResult,
+        FineTuneResult,
+        InferenceRequest,
+        InferenceResult,
+        ParityReport,
+    )
 
 
 def put(result: Table | str, *, style: str | None = None) -> None:
@@ -243,6 +250,25 @@ def print_predictions(request: InferenceRequest, result: InferenceResult) -> Non
         shown = text if isinstance(text, str) else " | ".join(text)
         table.add_row(*_label_and_confidence(prediction), shown)
     put(table)
+
+
+def print_export(result: ExportResult) -> None:
+    """Print how an exported model compares, and where it is."""
+    if result.already_there:
+        say("It holds this export already; nothing was written.")
+    if result.parity is not None:
+        put(_compared(result.parity))
+    for notice in result.notices:
+        put(f"note: {notice}", style="yellow")
+    put(f"{result.output}  {result.format}, {result.size / 2**20:.1f} MiB")
+
+
+def _compared(parity: ParityReport) -> str:
+    labels = "" if parity.labels_equal is None else f"same label for {parity.labels_equal:.2%}, "
+    return (
+        f"{parity.rows:,} validation rows: {labels}{parity.metric} {parity.exported:.4f}, "
+        f"of the trained model {parity.reference:.4f}"
+    )
 
 
 def _label_and_confidence(prediction: Any) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.batches import RunningBatch, find_batch, start_batch
+from durabert.client.exports import RunningExport, start_export
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
@@ -46,6 +47,8 @@ from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
 from durabert.specs import (
     BatchInferenceRequest,
     ExperimentSpec,
+    ExportRequest,
+    ExportResult,
     InferenceRequest,
     InferenceResult,
     RunOutcome,
@@ -325,6 +328,26 @@ class Client:
         """
         await self._require_model(request.run)
         return await start_prediction(self.temporal, request, queue=self.queues.inference)
+
+    async def export(self, request: ExportRequest) -> ExportResult:
+        """Write the model of a finished run to a directory that other tools load.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+            ExportRefused: the exported model does not predict as the trained one does.
+        """
+        return await (await self.start_export(request)).result()
+
+    async def start_export(self, request: ExportRequest) -> RunningExport:
+        """Start an export, and return what follows it.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+        """
+        await self._require_model(request.run)
+        return await start_export(self.temporal, request, queue=self.queues.inference)
 
     async def start_batch(self, request: BatchInferenceRequest) -> RunningBatch:
         """Start a prediction on an input of any size, or join it if the same one is running.

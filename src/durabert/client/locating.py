@@ -6,8 +6,22 @@ import os
 from pathlib import Path
 from typing import Final
 
-from durabert.errors import DataInvalid, DataNotFound, ModelInvalid, ModelNotFound, TextsInvalid
-from durabert.specs import BatchInferenceRequest, DataSpec, ExperimentSpec, InferenceRequest, TextsSpec
+from durabert.errors import (
+    DataInvalid,
+    DataNotFound,
+    ModelInvalid,
+    ModelNotFound,
+    OutputInUse,
+    TextsInvalid,
+)
+from durabert.specs import (
+    BatchInferenceRequest,
+    DataSpec,
+    ExperimentSpec,
+    ExportRequest,
+    InferenceRequest,
+    TextsSpec,
+)
 from durabert.specs.data import SNAPSHOT_PREFIX
 from durabert.specs.shards import is_directory
 
@@ -111,6 +125,26 @@ def _require_directory(output: Path) -> None:
         place = output.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise TextsInvalid(f"output {str(output)!r} cannot be written: Permission denied")
+
+
+def located_export(request: ExportRequest, *, here: bool) -> ExportRequest:
+    """Make the paths of an export absolute.
+
+    Args:
+        request: names a directory to write, and may name data.
+        here: the worker is on this machine, so that what cannot be can be told at once.
+
+    Raises:
+        DataNotFound: the data are not there.
+        OutputInUse: the output is a file, or would lie in a directory that is not there.
+    """
+    output = _absolute(request.output)
+    if here and output.is_file():
+        raise OutputInUse(f"output {str(output)!r} is a file, but should be a new directory")
+    if here and not output.parent.is_dir():
+        raise OutputInUse(f"output directory {str(output.parent)!r} does not exist; create it first")
+    data = None if request.data is None else located_data(request.data, here=here)
+    return request.model_copy(update={"output": str(output), "data": data})
 
 
 def _data(field: str, value: str, *, here: bool) -> str:

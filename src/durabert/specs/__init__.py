@@ -21,6 +21,14 @@ from durabert.specs.durability import (
     SnapshotRequest,
     SnapshotResult,
 )
+from durabert.specs.export import (
+    EngineName,
+    ExportFormat,
+    ExportRequest,
+    ExportResult,
+    OnnxFormat,
+    ParityReport,
+)
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
 from durabert.specs.profile import TrainingProfile
 from durabert.specs.shards import (
@@ -62,17 +70,23 @@ __all__ = [
     "CheckpointPolicy",
     "CheckpointRef",
     "DataSpec",
+    "EngineName",
     "EpochResult",
     "ErrorInfo",
     "ExperimentProgress",
     "ExperimentResult",
     "ExperimentSpec",
+    "ExportFormat",
+    "ExportRequest",
+    "ExportResult",
     "FineTuneConfig",
     "FineTuneRequest",
     "FineTuneResult",
     "InferenceRequest",
     "InferenceResult",
     "Name",
+    "OnnxFormat",
+    "ParityReport",
     "ParquetPieces",
     "Prediction",
     "Progress",

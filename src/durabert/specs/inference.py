@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from durabert.specs.base import Device, RunName, Wire
 from durabert.specs.data import TextsSpec
+from durabert.specs.export import EngineName
 from durabert.specs.shards import OUTPUT_SUFFIXES, RowRange, is_directory
 
 MAX_INLINE_TEXTS = 1000
@@ -31,8 +32,27 @@ class InferenceRequest(Wire):
     """Compute precision; ``auto`` is bf16 where the hardware has it, else fp32."""
     device: Device = "auto"
     """``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``."""
+    engine: EngineName = "torch"
+    """What computes: ``torch``, or onnxruntime with the model exported to ``onnx`` or ``onnx-int8``."""
     shard: RowRange | None = None
     """Rows of a batch to predict on, into the directory ``output``; none: all, into a file."""
+
+    @model_validator(mode="after")
+    def _engine_fits(self) -> Self:
+        if self.engine == "torch":
+            return self
+        if self.shard is not None:
+            raise ValueError(f"engine is {self.engine!r}, but should be torch for the shards of a batch")
+        if self.device not in {"auto", "cpu"}:
+            raise ValueError(
+                f"device is {self.device!r}, but should be auto or cpu for the engine {self.engine!r}"
+            )
+        if self.precision not in {"auto", "fp32"}:
+            raise ValueError(
+                f"precision is {self.precision!r}, but should be auto for the engine {self.engine!r}, which "
+                "computes as the model was exported"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -122,9 +142,11 @@ class InferenceResult(Wire):
     """Largest resident memory of the process, MiB."""
     device: str
     """Where it was computed."""
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "bf16", "fp16", "int8"]
     """Compute precision that was used."""
     attempts: int = 1
     """Attempts of the activity, this one included."""
     notices: list[str] = Field(default_factory=list)
     """What was found in the input and handled."""
+    engine: EngineName = "torch"
+    """What computed."""

@@ -25,6 +25,7 @@ Phase = Literal[
     "validating",
     "saving",
     "predicting",
+    "exporting",
 ]
 RunStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 

@@ -2,6 +2,7 @@
 
 from durabert.workflows.bert_batch_inference import BertBatchInferenceWorkflow
 from durabert.workflows.bert_checkpointing import CheckpointedBertTrainingWorkflow
+from durabert.workflows.bert_export import BertExportWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
 
 WORKFLOWS = [
@@ -9,11 +10,13 @@ WORKFLOWS = [
     CheckpointedBertTrainingWorkflow,
     BertInferenceWorkflow,
     BertBatchInferenceWorkflow,
+    BertExportWorkflow,
 ]
 
 __all__ = [
     "WORKFLOWS",
     "BertBatchInferenceWorkflow",
+    "BertExportWorkflow",
     "BertFineTuningWorkflow",
     "BertInferenceWorkflow",
     "CheckpointedBertTrainingWorkflow",
