@@ -210,7 +210,8 @@ AT_ONCE = [
         says=("device is 'cuda'", "auto or cpu", "'onnx'"),
     ),
     mistake(
-        "engine of a batch", "predict", "a", "--input", "{bad}/texts.csv", "--output", "o/", "--engine", "onnx",
+        "engine of a batch", "predict", "a", "--input", "{bad}/texts.csv", "--output", "o/",
+        "--engine", "onnx",
         says=("engine is 'onnx'", "torch where predictions go to a directory"),
     ),
     mistake(
