@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
@@ -66,10 +67,10 @@ class StateCopier:
             learning: names of those with moments.
         """
         for name, (shape, dtype) in shapes.items():
-            self._memory["model"][name] = torch.zeros(shape, dtype=dtype)
+            self._memory["model"][name] = _touched(shape, dtype)
         for name in learning:
             for kind in ("exp_avg", "exp_avg_sq"):
-                self._memory["optimizer"][f"{kind}/{name}"] = torch.zeros(shapes[name][0])
+                self._memory["optimizer"][f"{kind}/{name}"] = _touched(shapes[name][0], torch.float32)
 
     def copy(self, state: TrainState) -> StateCopy:
         """Return a copy; the one before is gone by that."""
@@ -94,6 +95,14 @@ class StateCopier:
                 memory[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
             memory[name].copy_(tensor.detach())
         return {name: memory[name] for name in tensors}
+
+
+def _touched(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    # Not by torch: what it does with threads of its own gives them to this thread, too, and threads that are
+    # more than the cores do not wait for each other in the processor any more, but in the kernel.
+    memory = np.empty(shape.numel() * dtype.itemsize, np.uint8)
+    memory.fill(0)
+    return torch.from_numpy(memory).view(dtype).view(shape)
 
 
 def files_of(copy: StateCopy) -> Iterator[tuple[str, bytes]]:
