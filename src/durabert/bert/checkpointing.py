@@ -28,7 +28,7 @@ GUESSED_BYTES_PER_SECOND: Final = 400e6
 FIRST_PAUSE: Final = 1.0
 """Seconds after which a store that did not answer is tried again; doubled each time."""
 LONGEST_PAUSE: Final = 10.0
-NICENESS: Final = 10
+NICENESS: Final = 5
 """Of the thread that writes: it works while a core has nothing else to do, and takes none from the model."""
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""

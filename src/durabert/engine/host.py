@@ -18,7 +18,6 @@ from typing import Final
 
 from durabert.engine.home import EngineInfo, home_unusable
 from durabert.engine.leases import Lease, is_held, try_lock
-from durabert.engine.processes import step_back
 from durabert.engine.server import Server
 from durabert.engine.settings import Settings
 from durabert.engine.worker_process import WorkerProcess
@@ -166,7 +165,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     for fd in (options.report_fd, options.lock_fd):
         os.set_inheritable(fd, False)
-    step_back()
     try:
         Host(options.settings, Lease(options.lock_fd)).run(lambda: _report(options.report_fd, {}))
     except DurabertError as error:

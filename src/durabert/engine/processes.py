@@ -17,8 +17,6 @@ from typing import Final
 LARGEST_LOG_BYTES: Final = 10_000_000
 SHOWN_LINES: Final = 3
 SHOWN_CHARACTERS: Final = 400
-NICENESS: Final = 10
-"""Of what only looks after trainings."""
 TAIL_BYTES: Final = 8_192
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -30,17 +28,8 @@ def spawn(
     env: Mapping[str, str],
     cwd: Path,
     pass_fds: Sequence[int] = (),
-    niceness: int = 0,
 ) -> subprocess.Popen[bytes]:
     """Start a process that appends to a log and that the kernel kills when this one dies (Linux only).
-
-    Args:
-        command: program and arguments.
-        log: what it prints goes to the end of this file.
-        env: its environment.
-        cwd: its working directory.
-        pass_fds: descriptors that it inherits.
-        niceness: how far it steps back behind other processes for the processor.
 
     Raises:
         OSError: the program or the log cannot be opened.
@@ -56,18 +45,11 @@ def spawn(
             cwd=cwd,
             pass_fds=pass_fds,
             # The host has one thread, so nothing can hold a lock across this fork.
-            preexec_fn=_die_with_parent(niceness),  # noqa: PLW1509
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509
         )
 
 
-def step_back() -> None:
-    """Let trainings, which have sessions of their own, go before this process and others of its session."""
-    # Linux shares the processor among sessions first, and in them by the niceness of processes.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(f"{NICENESS}")
-
-
-def _die_with_parent(niceness: int) -> Callable[[], None] | None:
+def _die_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
@@ -75,7 +57,6 @@ def _die_with_parent(niceness: int) -> Callable[[], None] | None:
 
     def arm() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        os.nice(niceness)
         if os.getppid() != parent:
             # It died before the kernel was told.
             os._exit(1)

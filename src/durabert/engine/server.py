@@ -18,7 +18,6 @@ from durabert.engine.home import Home
 from durabert.engine.leases import Lease, wait_for_lock
 from durabert.engine.ports import LOCALHOST, Ports, check_free, choose
 from durabert.engine.processes import (
-    NICENESS,
     appended,
     command_of,
     how_it_ended,
@@ -132,7 +131,6 @@ def _up_on_free_ports(binary: str, settings: Settings, database: Lease) -> Serve
                 env=only_local(os.environ),
                 cwd=home.root,
                 pass_fds=[database.fd],
-                niceness=NICENESS,
             )
         except OSError as error:
             raise EngineUnavailable(f"the Temporal server {binary} cannot be started: {error}") from error
