@@ -22,12 +22,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def spawn(
-    command: Sequence[str],
-    *,
-    log: Path,
-    env: Mapping[str, str],
-    cwd: Path,
-    pass_fds: Sequence[int] = (),
+    command: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
     """Start a process that appends to a log and that the kernel kills when this one dies (Linux only).
 
