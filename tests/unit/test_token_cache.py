@@ -141,7 +141,7 @@ def test_a_training_that_finds_its_tokens_gives_the_same_model(tmp_path, monkeyp
 
     plain = trained("plain", None)
     first = trained("first", tmp_path / "cache")
-    monkeypatch.setattr("durabert.bert.loop.tokenize", lambda *_, **__: never())
+    monkeypatch.setattr("durabert.bert.preparing.tokenize", lambda *_, **__: never())
     second = trained("second", tmp_path / "cache")
 
     assert plain.model_sha256 == first.model_sha256 == second.model_sha256

@@ -29,7 +29,7 @@ with workflow.unsafe.imports_passed_through():
         Wire,
     )
     from durabert.workflows.experiment import error_info
-    from durabert.workflows.policies import call, history_is_long
+    from durabert.workflows.policies import call, history_is_long, require_not_cancelled
     from durabert.workflows.visibility import batch_details
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class BertBatchInferenceWorkflow:
         self._show()
         if request.state is None:
             plan = await self._call(PLAN_BATCH_INFERENCE, request, "plan", f"plan {request.input.path}")
+            require_not_cancelled()
             if plan.result is not None:
                 return plan.result.model_copy(update={"reused": True})
             self._resume(BatchState(plan=plan, next_row=plan.first_row, started=workflow.now()))
@@ -117,6 +118,7 @@ class BertBatchInferenceWorkflow:
                 RUN_BERT_INFERENCE, self._scoring(shard), rows, f"{rows} with {self._request.run}"
             )
             self._in_flight -= 1
+            require_not_cancelled()
             self._rows_done += shard.num_rows
             self._latest = workflow.now()
             self._show()

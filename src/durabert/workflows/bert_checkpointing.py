@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
@@ -17,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
         SnapshotRequest,
     )
     from durabert.workflows.experiment import ExperimentRuns, error_info
-    from durabert.workflows.policies import call
+    from durabert.workflows.policies import call, require_not_cancelled
     from durabert.workflows.reports import Reports
     from durabert.workflows.visibility import progress_table, publish_outcomes
 
@@ -46,8 +48,9 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
                 activity_id="snapshot",
                 summary=f"snapshot of {spec.data.source}"[:200],
             )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
+            require_not_cancelled()
+        except (ActivityError, asyncio.CancelledError) as error:
+            if not isinstance(error, ActivityError) or is_cancelled_exception(error):
                 publish_outcomes([RunOutcome(run=run, status="cancelled") for run in self._names])
                 raise
             return self.failed(error_info(error))

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
         FineTuneRequest,
         RunOutcome,
     )
-    from durabert.workflows.policies import call
+    from durabert.workflows.policies import call, cancel_requested
     from durabert.workflows.visibility import publish_outcomes
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ExperimentRuns:
                 FINE_TUNE_BERT, request, activity_id=request.run, summary=describe_config(request.config)
             )
         except ActivityError as error:
-            if is_cancelled_exception(error) or _cancel_requested():
+            if is_cancelled_exception(error) or cancel_requested():
                 return RunOutcome(run=request.run, status="cancelled")
             return RunOutcome(run=request.run, status="failed", error=error_info(error))
         return RunOutcome(run=request.run, status="completed", result=result)
@@ -151,12 +151,6 @@ def error_info(error: ActivityError) -> ErrorInfo:
     if isinstance(cause, ApplicationError):
         return ErrorInfo(type=cause.type or "UnexpectedError", message=cause.message)
     return ErrorInfo(type=type(cause).__name__, message=str(cause or error))
-
-
-def _cancel_requested() -> bool:
-    # A worker that dies after the request ends its activity with a time-out instead of a cancellation.
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def _experiment_failed(result: ExperimentResult) -> ApplicationError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -86,3 +87,21 @@ def history_is_long(*, window: int) -> bool:
     info = workflow.info()
     longest = max(LONG_HISTORY, EVENTS_OF_A_WINDOW * window)
     return info.is_continue_as_new_suggested() or info.get_current_history_length() >= longest
+
+
+def cancel_requested() -> bool:
+    """Return whether this task was told to stop, however the activity that it waited for has ended."""
+    # A worker that dies after the request ends its activity with a time-out instead of a cancellation, and an
+    # activity that ends at that moment has a result.
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def require_not_cancelled() -> None:
+    """Let a result that came together with a cancel begin nothing more.
+
+    Raises:
+        CancelledError: this task was told to stop.
+    """
+    if cancel_requested():
+        raise asyncio.CancelledError
