@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from durabert.client import Client, ExperimentView, RunView
-    from durabert.client.exports import RunningExport
-    from durabert.client.predictions import RunningPrediction
+    from durabert.client.running import RunningJob
     from durabert.specs import ExportResult, InferenceResult
 
 Result_co = TypeVar("Result_co", bound=Wire, covariant=True)
@@ -52,12 +51,12 @@ async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
         return None
 
 
-async def follow_prediction(prediction: RunningPrediction) -> InferenceResult | None:
+async def follow_prediction(prediction: RunningJob[InferenceResult]) -> InferenceResult | None:
     """Show progress until a prediction has ended; Ctrl-C cancels it and gives None."""
     return await _follow_job(prediction, _show_prediction(prediction), what="prediction")
 
 
-async def follow_export(export: RunningExport) -> ExportResult | None:
+async def follow_export(export: RunningJob[ExportResult]) -> ExportResult | None:
     """Show progress until an export has ended; Ctrl-C cancels it and gives None."""
     return await _follow_job(export, _show_export(export), what="export")
 
@@ -121,7 +120,7 @@ async def _watch(client: Client, name: str) -> ExperimentView:
     return view
 
 
-async def _show_prediction(prediction: RunningPrediction) -> None:
+async def _show_prediction(prediction: RunningJob[InferenceResult]) -> None:
     columns = (
         TextColumn("predicting"),
         BarColumn(bar_width=24),
@@ -138,7 +137,7 @@ async def _show_prediction(prediction: RunningPrediction) -> None:
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 
-async def _show_export(export: RunningExport) -> None:
+async def _show_export(export: RunningJob[ExportResult]) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("exporting", total=None)

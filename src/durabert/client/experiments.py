@@ -19,11 +19,12 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.batches import RunningBatch, find_batch, start_batch
-from durabert.client.exports import RunningExport, start_export
+from durabert.client.exports import start_export
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
-from durabert.client.predictions import RunningPrediction, start_prediction
+from durabert.client.predictions import start_prediction
+from durabert.client.running import RunningJob
 from durabert.client.status import experiment_view, is_experiment, spec_of
 from durabert.client.views import ExperimentView, Resumed, RunView, Started
 from durabert.client.wording import (
@@ -319,7 +320,7 @@ class Client:
         """
         return await (await self.start_prediction(request)).result()
 
-    async def start_prediction(self, request: InferenceRequest) -> RunningPrediction:
+    async def start_prediction(self, request: InferenceRequest) -> RunningJob[InferenceResult]:
         """Start a prediction that may take long, and return what follows it.
 
         Raises:
@@ -339,7 +340,7 @@ class Client:
         """
         return await (await self.start_export(request)).result()
 
-    async def start_export(self, request: ExportRequest) -> RunningExport:
+    async def start_export(self, request: ExportRequest) -> RunningJob[ExportResult]:
         """Start an export, and return what follows it.
 
         Raises:
