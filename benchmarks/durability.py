@@ -31,8 +31,8 @@ from durabert.client import Client
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 3
-SLICE = 4.0
-"""Seconds that a side works before it is the other's turn."""
+SLICE = 15.0
+"""Seconds that a side works before it is the other's turn; less than a heartbeat time-out."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -56,6 +56,7 @@ async def _overhead() -> dict[str, object]:
                 sides = [await _Bare.begin(epochs), _Durable(client, f"pair-{number}", epochs, every)]
                 # In turn, as the first one has the machine alone when the other has ended.
                 await _alternate(sides if number % 2 else sides[::-1])
+                assert await sides[0].process.wait() == 0
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
@@ -89,23 +90,30 @@ class _Side:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.running: asyncio.Task[None] | None = None
 
     def processes(self) -> list[int]:
         raise NotImplementedError
 
-    def start(self) -> None:
+    async def run(self) -> None:
         raise NotImplementedError
 
     async def work(self, seconds: float) -> None:
-        if not self.seconds:
-            self.start()
+        if self.running is None:
+            self.running = asyncio.create_task(self.run())
         _signal(self.processes(), signal.SIGCONT)
         began = time.perf_counter()
-        await asyncio.wait([self.done], timeout=seconds)
+        await asyncio.wait([self.running], timeout=seconds)
         self.seconds += time.perf_counter() - began
-        if not self.done.done():
+        if not self.has_ended():
             _signal(self.processes(), signal.SIGSTOP)
+
+    def has_ended(self) -> bool:
+        """Return whether it is through; raises what it failed with."""
+        if self.running is None or not self.running.done():
+            return False
+        self.running.result()
+        return True
 
 
 class _Bare(_Side):
@@ -124,14 +132,9 @@ class _Bare(_Side):
     def processes(self) -> list[int]:
         return [self.process.pid]
 
-    def start(self) -> None:
+    async def run(self) -> None:
         self.process.stdin.write(b"go\n")
-        self._waiting = asyncio.create_task(self._wait())
-
-    async def _wait(self) -> None:
         assert await self.process.stdout.readline() == b"done\n"
-        self.done.set_result(None)
-        assert await self.process.wait() == 0
 
 
 class _Durable(_Side):
@@ -152,10 +155,7 @@ class _Durable(_Side):
         host = self._client.engine.info.host_pid
         return [host, *_descendants(host)]
 
-    def start(self) -> None:
-        self._waiting = asyncio.create_task(self._follow())
-
-    async def _follow(self) -> None:
+    async def run(self) -> None:
         await self._client.start(self._spec)
         view = await self._client.wait(self._spec.name)
         result = view.runs[0].result
@@ -163,13 +163,12 @@ class _Durable(_Side):
         assert result.attempts == 1
         assert result.checkpoint_seconds is not None
         self.standstill = result.checkpoint_seconds
-        self.done.set_result(None)
 
 
 async def _alternate(sides: list[_Side]) -> None:
-    while not all(side.done.done() for side in sides):
+    while not all(side.has_ended() for side in sides):
         for side in sides:
-            if not side.done.done():
+            if not side.has_ended():
                 await side.work(SLICE)
 
 

@@ -167,3 +167,21 @@ async def test_a_killed_engine_process_loses_no_run(tmp_path, reviews, tiny, vic
         view = await client.run_status("survivor")
         assert not view.ended
         await client.cancel("survivor")
+
+
+@pytest.mark.long
+async def test_who_waits_for_a_run_outlasts_a_killed_engine(tmp_path, reviews, tiny):
+    from durabert.client import Client
+
+    async with Client.connect(home=tmp_path / "laptop") as client:
+        await client.start(spec_for("survivor", reviews, tiny, **{**SHORT, "epochs": 100}))
+        await training(client, "survivor")
+        killed = client.engine.info.host_pid
+        waiting = asyncio.create_task(client.wait("survivor"))
+        os.kill(killed, signal.SIGKILL)
+
+        view = await asyncio.wait_for(waiting, 120)
+
+        assert client.engine.info.host_pid != killed
+        assert view.status == "completed"
+        assert view.runs[0].attempts > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from durabert.errors import DependencyMissing, StoreInvalid, StoreUnavailable
 from durabert.faults import VARIABLE
-from durabert.store.local import unfinished_files
+from durabert.store.local import DIRECT_BYTES, unfinished_files
 from durabert.store.objects import ObjectExists, ObjectStore, open_store
 from durabert.testing import StoreContract
 
@@ -126,6 +127,66 @@ def test_a_full_disk_is_said_to_be_and_leaves_nothing(tmp_path, monkeypatch, wri
     assert list(store.list("a")) == []
     getattr(store, write)("a/b", b"data")
     assert store.read("a/b") == b"data"
+
+
+@pytest.fixture
+def direct(monkeypatch):
+    """Sizes of the writes that went past the kernel's cache."""
+    sizes, pwrite = [], os.pwrite
+
+    def counted(descriptor, data, offset):
+        sizes.append(len(data))
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    return sizes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")
+@pytest.mark.parametrize("size", [0, 4095, *(DIRECT_BYTES + more for more in (-1, 0, 1, 2**22 + 17))])
+def test_content_of_any_size_is_what_is_read(tmp_path, direct, size):
+    store, content = open_store(None, home=tmp_path), os.urandom(size)
+
+    store.write("a/b", content)
+
+    assert store.read("a/b") == content
+    assert sum(direct) == (size // 4096 * 4096 if size >= DIRECT_BYTES else 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")
+@pytest.mark.parametrize("refused", [0, 1])
+def test_a_file_system_that_refuses_such_writes_gets_the_others(tmp_path, direct, monkeypatch, refused):
+    store, content = open_store(None, home=tmp_path), os.urandom(2**23 + 5)
+    pwrite = os.pwrite
+
+    def refuse(descriptor, data, offset):
+        if len(direct) == refused:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    store.write("a/b", content)
+
+    assert len(direct) == refused
+    assert store.read("a/b") == content
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")
+def test_a_disk_that_is_full_in_the_middle_leaves_nothing(tmp_path, direct, monkeypatch):
+    store = open_store(None, home=tmp_path)
+    pwrite = os.pwrite
+
+    def full(descriptor, data, offset):
+        if direct:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreUnavailable, match="the disk is full"):
+        store.write("a/b", os.urandom(2**23))
+
+    assert direct
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("create", [True, False])

@@ -32,7 +32,7 @@ from durabert.specs import (
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
 from tests.real import until
-from tests.workflow.fake_batches import FakeBatches
+from tests.workflow.fake_batches import FakeBatches, finished_as_it_is_cancelled
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -144,6 +144,8 @@ class FakeActivities:
             await self.may_leave.wait()
         if source == "held-missing.csv":
             raise ApplicationError("it is gone", type="DataNotFound", non_retryable=True)
+        if source == "finishing.csv":
+            await finished_as_it_is_cancelled()
         while source == "endless.csv":
             activity.heartbeat(Progress(phase="taking a snapshot", step=7))
             await asyncio.sleep(0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 
 from temporalio import activity
@@ -18,6 +19,14 @@ from durabert.specs import (
     InferenceResult,
     Progress,
 )
+
+
+async def finished_as_it_is_cancelled() -> None:
+    """Go on until the activity is cancelled, and be done at that very moment."""
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            activity.heartbeat(Progress(phase="starting"))
+            await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -42,6 +51,8 @@ class FakeBatches:
         self.plans += 1
         if request.run == "nobody":
             raise ApplicationError("there is no run 'nobody'", type="RunNotFound", non_retryable=True)
+        if request.run == "finishing-plan":
+            await finished_as_it_is_cancelled()
         rows = int(request.input.path.removesuffix(".csv"))
         finished = self._result("out", rows) if request.run == "finished" else None
         return BatchPlan(
@@ -78,6 +89,8 @@ class FakeBatches:
             raise ApplicationError("killed", type="ProcessKilled")
         if run == "straggler" and first == 0:
             await self.may_end.wait()
+        if run == "finishing" and first == 0:
+            await finished_as_it_is_cancelled()
         while run == "endless" or (run == "broken" and first != 20):
             activity.heartbeat(Progress(phase="predicting", step=3, steps=10))
             await asyncio.sleep(0.05)

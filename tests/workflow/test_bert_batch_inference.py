@@ -192,6 +192,38 @@ async def test_cancel_returns_when_every_shard_has_left(bench):
     await replays(await executions(bench, batch))
 
 
+async def test_a_plan_that_is_finished_as_the_cancel_comes_is_not_scored(bench):
+    batch = await bench.client.start_batch(request("finishing-plan", 50))
+    fake = bench.activities.batches
+
+    async def planning():
+        return fake.plans == 1
+
+    await until(planning, seconds=20, what="the plan is made")
+    await batch.cancel()
+
+    assert (fake.begun, fake.commits) == ([], 0)
+    with pytest.raises(RunCancelled):
+        await batch.result()
+    await replays(await executions(bench, batch))
+
+
+async def test_a_shard_that_is_finished_as_the_cancel_comes_is_the_last_one(bench):
+    batch = await bench.client.start_batch(request("finishing", 50, concurrency=1))
+    fake = bench.activities.batches
+
+    async def scoring():
+        return fake.running == 1
+
+    await until(scoring, seconds=20, what="the first shard is scored")
+    await batch.cancel()
+
+    assert (fake.begun, fake.scored, fake.commits) == ([0], [0], 0)
+    with pytest.raises(RunCancelled):
+        await batch.result()
+    await replays(await executions(bench, batch))
+
+
 async def test_a_shard_that_cannot_be_scored_ends_the_batch_and_the_others(bench):
     batch = await bench.client.start_batch(request("broken", 50, shard_rows=10))
     fake = bench.activities.batches

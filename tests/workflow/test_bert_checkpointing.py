@@ -122,6 +122,19 @@ async def test_an_experiment_that_is_cancelled_at_its_snapshot_is_found_as_cance
     assert await status_attribute(bench, unique) == "cancelled"
 
 
+async def test_a_snapshot_that_is_finished_as_the_cancel_comes_is_not_trained_on(bench, unique):
+    await bench.client.start(experiment(unique, "minilm", "minilm", source="finishing.csv"))
+    await taking_a_snapshot(bench)
+
+    view = await bench.client.cancel(unique)
+
+    assert [run.status for run in view.runs] == ["cancelled", "cancelled"]
+    assert bench.activities.requests == []
+    history = await bench.client.history(unique)
+    assert any(event.HasField("activity_task_completed_event_attributes") for event in history.events)
+    await bench.replay(unique)
+
+
 async def test_a_run_that_is_cancelled_before_it_begins_is_not_trained(bench, unique):
     await bench.client.start(experiment(unique, "minilm", "minilm", source="held.csv"))
     await taking_a_snapshot(bench)

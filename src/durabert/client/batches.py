@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +12,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored
+from durabert.client.running import ended
 from durabert.client.status import rows_in_flight
 from durabert.contract import BATCH_INFERENCE_WORKFLOW
 from durabert.errors import RunNotFound, RunNotUsable
@@ -60,16 +60,10 @@ class RunningBatch:
         Raises:
             DurabertError: it failed or was cancelled; shards that were committed stay.
         """
-        while True:
-            try:
-                return await self.handle.result()
-            except WorkflowFailureError as error:
-                raise restored(error.cause) from None
-            except RPCError:
-                if self.engine is None:
-                    raise
-                # The engine's host was killed; started again, it has its workflows on disk.
-                await asyncio.to_thread(self.engine.revive)
+        try:
+            return await ended(self.handle, self.engine)
+        except WorkflowFailureError as error:
+            raise restored(error.cause) from None
 
     async def cancel(self) -> None:
         """Cancel it and return when no process of it is left; shards that were committed stay.
@@ -81,7 +75,7 @@ class RunningBatch:
             raise RunNotUsable(f"{self.name!r} has already ended")
         await self.handle.cancel()
         try:
-            await self.handle.result()
+            await ended(self.handle, self.engine)
         except WorkflowFailureError:
             return
 

@@ -24,7 +24,7 @@ from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import start_prediction
-from durabert.client.running import RunningJob
+from durabert.client.running import RunningJob, ended
 from durabert.client.status import experiment_view, is_experiment, spec_of
 from durabert.client.views import ExperimentView, Resumed, RunView, Started
 from durabert.client.wording import (
@@ -224,7 +224,7 @@ class Client:
         """Wait until an experiment has ended and return its final state, whatever it is."""
         handle, _ = await self._experiment(name)
         try:
-            await handle.result()
+            await ended(handle, self.engine)
         except WorkflowFailureError:
             # How it ended stands in the view.
             return await self.status(name)
@@ -328,7 +328,7 @@ class Client:
             RunNotUsable: it has no model.
         """
         await self._require_model(request.run)
-        return await start_prediction(self.temporal, request, queue=self.queues.inference)
+        return await start_prediction(self.temporal, request, queue=self.queues.inference, engine=self.engine)
 
     async def export(self, request: ExportRequest) -> ExportResult:
         """Write the model of a finished run to a directory that other tools load.
@@ -348,7 +348,7 @@ class Client:
             RunNotUsable: it has no model.
         """
         await self._require_model(request.run)
-        return await start_export(self.temporal, request, queue=self.queues.inference)
+        return await start_export(self.temporal, request, queue=self.queues.inference, engine=self.engine)
 
     async def start_batch(self, request: BatchInferenceRequest) -> RunningBatch:
         """Start a prediction on an input of any size, or join it if the same one is running.

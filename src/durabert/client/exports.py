@@ -11,11 +11,12 @@ from durabert.workflows import BertExportWorkflow
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
+    from durabert.engine import Engine
     from durabert.specs import ExportRequest, ExportResult
 
 
 async def start_export(
-    temporal: TemporalClient, request: ExportRequest, *, queue: str
+    temporal: TemporalClient, request: ExportRequest, *, queue: str, engine: Engine | None
 ) -> RunningJob[ExportResult]:
     """Start the workflow of an export."""
     handle = await temporal.start_workflow(
@@ -25,4 +26,4 @@ async def start_export(
         task_queue=queue,
         static_summary=f"export {request.run} as {request.format}"[:200],
     )
-    return RunningJob(handle)
+    return RunningJob(handle, engine)

@@ -11,11 +11,12 @@ from durabert.workflows import BertInferenceWorkflow
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
 
+    from durabert.engine import Engine
     from durabert.specs import InferenceRequest, InferenceResult
 
 
 async def start_prediction(
-    temporal: TemporalClient, request: InferenceRequest, *, queue: str
+    temporal: TemporalClient, request: InferenceRequest, *, queue: str, engine: Engine | None
 ) -> RunningJob[InferenceResult]:
     """Start the workflow of a prediction."""
     what = f"{len(request.texts)} texts" if request.input is None else request.input.path
@@ -26,4 +27,4 @@ async def start_prediction(
         task_queue=queue,
         static_summary=f"predict {what} with {request.run}"[:200],
     )
-    return RunningJob(handle)
+    return RunningJob(handle, engine)

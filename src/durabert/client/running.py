@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored
 from durabert.client.status import pending_progress
 from durabert.specs import Wire
 
 if TYPE_CHECKING:
+    from durabert.engine import Engine
     from durabert.specs import Progress
 
 Result = TypeVar("Result", bound=Wire)
+Returned = TypeVar("Returned")
+
+
+async def ended(handle: WorkflowHandle[Any, Returned], engine: Engine | None) -> Returned:
+    """Wait until a workflow has ended, also where the embedded engine is killed or frozen meanwhile.
+
+    Raises:
+        WorkflowFailureError: it did not complete.
+        RPCError: a server that is not the embedded one does not answer.
+    """
+    while True:
+        try:
+            return await handle.result()
+        except RPCError as error:
+            if engine is None or error.status is RPCStatusCode.NOT_FOUND:
+                raise
+            # Started again, it has its workflows on disk.
+            await asyncio.to_thread(engine.revive)
 
 
 @dataclass(frozen=True)
@@ -23,6 +44,8 @@ class RunningJob(Generic[Result]):
 
     handle: WorkflowHandle[Any, Result]
     """Its workflow."""
+    engine: Engine | None = None
+    """The embedded engine, if it is on one."""
 
     async def progress(self) -> Progress | None:
         """Return how far it is; none before the first sign of a worker and after the end."""
@@ -35,7 +58,7 @@ class RunningJob(Generic[Result]):
             DurabertError: it failed; nothing was written.
         """
         try:
-            return await self.handle.result()
+            return await ended(self.handle, self.engine)
         except WorkflowFailureError as error:
             raise restored(error.cause) from None
 
@@ -43,6 +66,6 @@ class RunningJob(Generic[Result]):
         """Cancel it and return when no process of it is left; nothing is written."""
         await self.handle.cancel()
         try:
-            await self.handle.result()
+            await ended(self.handle, self.engine)
         except WorkflowFailureError:
             return

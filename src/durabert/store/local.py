@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+DIRECT_BYTES: Final = 2**20
+"""Size from which content does not go through the kernel's cache."""
+_STRIDE: Final = 2**22
+_BLOCK: Final = 4096
+"""Such writes are of whole blocks, from memory that begins where a page does."""
 _UNFINISHED: Final = re.compile(r".+#[0-9]+")
 """Names that obstore does not list, and that no path of a store has."""
 
@@ -41,7 +48,9 @@ def put_file(root: Path, path: str, data: bytes, *, create: bool) -> None:
     partial = target.with_name(f"{target.name}#{secrets.randbits(60)}")
     try:
         with partial.open("xb") as file:
-            file.write(data)
+            done = _write_directly(file.fileno(), data) if len(data) >= DIRECT_BYTES else 0
+            file.seek(done)
+            file.write(memoryview(data)[done:])
             file.flush()
             os.fsync(file.fileno())
         if create:
@@ -61,6 +70,33 @@ def unfinished_files(root: Path) -> Iterator[tuple[Path, int, datetime]]:
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 yield path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
+
+
+def _write_directly(descriptor: int, data: bytes) -> int:
+    """Write the whole blocks of ``data`` past the kernel's cache; return how many bytes that were.
+
+    Nobody reads a checkpoint soon, and fresh pages for its content may cost ten times as much as writing it.
+    """
+    if sys.platform != "linux":
+        return 0
+    import fcntl
+
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    done, end = 0, len(data) // _BLOCK * _BLOCK
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        with mmap.mmap(-1, _STRIDE) as buffer, memoryview(buffer) as aligned, memoryview(data) as content:
+            while done < end and done % _BLOCK == 0:
+                with aligned[: end - done] as block:
+                    block[:] = content[done : done + len(block)]
+                    done += os.pwrite(descriptor, block, done)
+    except OSError as error:
+        # Not every file system can; the rest goes the usual way.
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def _make_directories(root: Path, directory: Path) -> None:
