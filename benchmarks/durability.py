@@ -1,9 +1,11 @@
 """What checkpoints and Temporal cost over the bare loop, in a training of some minutes, pair by pair.
 
-Both sides of a pair are there at once, and in turn one of them is frozen while the other works for some
-seconds: a machine that is faster in one minute than in the next favours neither. What counts is the time in
-which a side was not frozen. Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work,
-since their usual interval would go by the clock, which does not stop.
+Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
+other works for some seconds: a machine that is faster in one minute than in the next favours neither. What
+counts is the time in which a side was not frozen. Server and worker are never frozen, as they would have much
+to catch up with; the processor time that they take from the bare loop is counted as the durable side's.
+Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work, since their usual interval
+would go by the clock, which does not stop.
 """
 
 from __future__ import annotations
@@ -28,11 +30,12 @@ from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
 from durabert.bert.loop import fine_tune
 from durabert.client import Client
+from durabert.engine import EngineInfo
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 3
-SLICE = 15.0
-"""Seconds that a side works before it is the other's turn; less than a heartbeat time-out."""
+SLICE = 10.0
+"""Seconds that a side works before it is the other's turn."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -46,7 +49,7 @@ def measure() -> dict[str, object]:
 
 
 async def _overhead() -> dict[str, object]:
-    bare, durable, standstill = [], [], []
+    bare, durable, standstill, taken = [], [], [], []
     with tempfile.TemporaryDirectory() as home:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
@@ -60,6 +63,7 @@ async def _overhead() -> dict[str, object]:
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
+                taken.append(sides[1].taken)
                 print(
                     f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s", file=sys.stderr, flush=True
                 )
@@ -71,6 +75,7 @@ async def _overhead() -> dict[str, object]:
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
         "standstill_seconds": summary(standstill),
+        "of_it_taken_from_the_bare_loop_seconds": summary(taken),
         "epochs": epochs,
         "steps_between_checkpoints": every,
     }
@@ -90,6 +95,7 @@ class _Side:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.taken = 0.0
         self.running: asyncio.Task[None] | None = None
 
     def processes(self) -> list[int]:
@@ -107,6 +113,12 @@ class _Side:
         self.seconds += time.perf_counter() - began
         if not self.has_ended():
             _signal(self.processes(), signal.SIGSTOP)
+
+    def begin_to_wait(self) -> None:
+        """The other side begins to work."""
+
+    def end_to_wait(self) -> None:
+        """The other side has worked."""
 
     def has_ended(self) -> bool:
         """Return whether it is through; raises what it failed with."""
@@ -151,9 +163,27 @@ class _Durable(_Side):
         )
 
     def processes(self) -> list[int]:
+        # The worker's child forks a process for each run.
+        return [run for server in _children(self._engine.worker_pid) for run in _children(server)]
+
+    def begin_to_wait(self) -> None:
+        """Note what the engine has used of the processor so far."""
+        self._used = self._engine_seconds()
+
+    def end_to_wait(self) -> None:
+        """Count what the engine has used since then, while the other side worked."""
+        taken = self._engine_seconds() - self._used
+        self.seconds += taken
+        self.taken += taken
+
+    @property
+    def _engine(self) -> EngineInfo:
         assert self._client.engine is not None
-        host = self._client.engine.info.host_pid
-        return [host, *_descendants(host)]
+        return self._client.engine.info
+
+    def _engine_seconds(self) -> float:
+        pids = (self._engine.host_pid, self._engine.server_pid, self._engine.worker_pid)
+        return sum(_processor_seconds(pid) for pid in pids)
 
     async def run(self) -> None:
         await self._client.start(self._spec)
@@ -167,17 +197,26 @@ class _Durable(_Side):
 
 async def _alternate(sides: list[_Side]) -> None:
     while not all(side.has_ended() for side in sides):
-        for side in sides:
-            if not side.has_ended():
-                await side.work(SLICE)
+        for side, other in (sides, sides[::-1]):
+            if side.has_ended():
+                continue
+            if waits := not other.has_ended():
+                other.begin_to_wait()
+            await side.work(SLICE)
+            if waits:
+                other.end_to_wait()
 
 
-def _descendants(pid: int) -> Iterator[int]:
+def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
-                yield int(child)
-                yield from _descendants(int(child))
+            yield from map(int, (thread / "children").read_text().split())
+
+
+def _processor_seconds(pid: int) -> float:
+    # After the name in parentheses: user and system time are fields 14 and 15 of proc(5).
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _signal(pids: list[int], number: int) -> None:

@@ -24,7 +24,7 @@ from durabert.engine.worker_process import WorkerProcess
 from durabert.errors import DurabertError, EngineUnavailable
 from durabert.version import __version__
 
-POLL_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.25
 LINGER_SECONDS: Final = 0.5
 """Between the last lease and leaving, so that the commands of a script share one engine."""
 MAX_SERVER_RESTARTS: Final = 3
