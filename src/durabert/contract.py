@@ -13,6 +13,10 @@ from durabert.specs import (
     BatchInferenceRequest,
     BatchInferenceResult,
     BatchPlan,
+    EvaluationPlan,
+    EvaluationPlanRequest,
+    EvaluationRequest,
+    EvaluationResult,
     ExportRequest,
     ExportResult,
     FineTuneRequest,
@@ -43,22 +47,44 @@ RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequ
 PLAN_BATCH_INFERENCE: Final = ActivityContract("plan_batch_inference", BatchInferenceRequest, BatchPlan)
 COMMIT_BATCH_INFERENCE: Final = ActivityContract("commit_batch_inference", BatchCommit, BatchInferenceResult)
 EXPORT_BERT: Final = ActivityContract("export_bert", ExportRequest, ExportResult)
+PLAN_EVALUATIONS: Final = ActivityContract("plan_evaluations", EvaluationPlanRequest, EvaluationPlan)
+EVALUATE_BERT: Final = ActivityContract("evaluate_bert", EvaluationRequest, EvaluationResult)
 
 FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
 INFERENCE_WORKFLOW: Final = "BertInferenceWorkflow"
 BATCH_INFERENCE_WORKFLOW: Final = "BertBatchInferenceWorkflow"
 EXPORT_WORKFLOW: Final = "BertExportWorkflow"
+EVAL_WORKFLOW: Final = "BertEvalWorkflow"
+RUN_EVALUATION_WORKFLOW: Final = "BertRunEvaluationWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,
     "bert_finetune": FINE_TUNING_WORKFLOW,
+    "bert_eval": EVAL_WORKFLOW,
 }
 """Workflows that train an experiment, by the name of their pattern; the first is the default."""
 
 CANCEL_RUN_UPDATE: Final = "cancel_run"
 REPORT_SIGNAL: Final = "report"
 """By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
+
+FOR_ALL_RUNS: Final = frozenset({CREATE_DATASET_SNAPSHOT.name, PLAN_EVALUATIONS.name})
+"""Activities of an experiment before its runs begin."""
+_OF_A_SET: Final = ":"
+"""Between a run and an evaluation set in the id of an activity; no name has one."""
+
+
+def evaluation_id(run: str, evaluation_set: str) -> str:
+    """Return the id of the activity that evaluates a run of an experiment."""
+    return f"{run}{_OF_A_SET}{evaluation_set}"
+
+
+def evaluation_of(activity_id: str) -> tuple[str, str]:
+    """Return the run that an activity works for, and the evaluation set; none if it trains."""
+    run, _, evaluation_set = activity_id.partition(_OF_A_SET)
+    return run, evaluation_set
+
 
 DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"
 

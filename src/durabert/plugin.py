@@ -11,6 +11,7 @@ from temporalio.plugin import SimplePlugin
 from durabert import supervisor
 from durabert.activities.datasets import DatasetActivities
 from durabert.activities.devices import DeviceSlots
+from durabert.activities.evaluations import EvaluationActivities
 from durabert.activities.exports import ExportActivities
 from durabert.activities.inference import InferenceActivities
 from durabert.activities.training import TrainingActivities
@@ -37,6 +38,8 @@ PRELOAD: Final = (
     "durabert.activities.dataset_jobs",
     "durabert.bert.compiled",
     "durabert.activities.export_jobs",
+    "durabert.activities.evaluation_jobs",
+    "durabert.activities.evaluation_planning",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -63,6 +66,7 @@ class DurabertPlugin(SimplePlugin):
         home = home_directory(home)
         store = store_url(store, home=home)
         self._slots = slots or DeviceSlots.detect()
+        evaluations = EvaluationActivities(home, store, self._slots)
         inference = InferenceActivities(home, store, self._slots)
         super().__init__(
             "durabert",
@@ -75,6 +79,8 @@ class DurabertPlugin(SimplePlugin):
                 inference.plan_batch_inference,
                 inference.commit_batch_inference,
                 ExportActivities(home, store, self._slots).export_bert,
+                evaluations.plan_evaluations,
+                evaluations.evaluate_bert,
             ],
             run_context=_prepared_fork_server,
         )

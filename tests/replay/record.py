@@ -25,6 +25,8 @@ from durabert.errors import DurabertError
 from durabert.specs import (
     BatchInferenceRequest,
     DataSpec,
+    EvaluationRequest,
+    EvaluationSpec,
     ExperimentSpec,
     ExportRequest,
     FineTuneConfig,
@@ -36,7 +38,7 @@ from durabert.version import __version__
 from tests.real import until
 from tests.workflow.conftest import Bench, serving
 
-PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-"}
+PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-", "bert_eval": "eval-"}
 """Of the names of histories, by pattern."""
 
 HISTORIES = Path(__file__).parent / "histories"
@@ -77,6 +79,7 @@ async def _courses(bench: Bench) -> None:
     _keep("prediction", await prediction.handle.fetch_history())
     await _batches(client)
     await _exports(client)
+    await _evaluations(client)
 
 
 async def _batches(client: Client) -> None:
@@ -126,6 +129,22 @@ async def _exports(client: Client) -> None:
         _keep(course, await export.handle.fetch_history())
 
 
+async def _evaluations(client: Client) -> None:
+    """Experiments with sets and seeds, and single evaluations that end, fail and are cancelled."""
+    courses = Courses(client, "bert_eval", PREFIXES["bert_eval"])
+    await courses.ended("seeds", "minilm", "missing", sets=("test.csv", "broken.csv"), seeds=(1, 2))
+    await courses.ended("unfit", "minilm", sets=("unfit.csv",))
+    await courses.ended("flaky", "minilm", sets=("flaky.csv",), max_concurrent=1)
+    await courses.cancelled("evaluation-cancelled", "", "minilm", sets=("endless.csv",))
+    for course, source in (("evaluation", "test.csv"), ("evaluation-failed", "broken.csv")):
+        evaluation = await client.start_evaluation(
+            EvaluationRequest(run="one-run", data=DataSpec(source=source))
+        )
+        with contextlib.suppress(DurabertError):
+            await evaluation.result()
+        _keep(course, await evaluation.handle.fetch_history())
+
+
 class Courses:
     """Experiments of one pattern, each with a course of its own."""
 
@@ -134,10 +153,8 @@ class Courses:
         self._pattern = pattern
         self._prefix = prefix
 
-    async def ended(
-        self, course: str, *models: str, in_order: bool = False, source: str = "reviews.csv"
-    ) -> None:
-        name = await self._start(course, *models, in_order=in_order, source=source)
+    async def ended(self, course: str, *models: str, **fields: Any) -> None:
+        name = await self._start(course, *models, **fields)
         await self._client.wait(name)
         _keep(name, await self._client.history(name))
 
@@ -146,11 +163,11 @@ class Courses:
         course: str,
         run: str,
         *models: str,
-        source: str = "reviews.csv",
         then: Callable[[], None] = lambda: None,
+        **fields: Any,
     ) -> None:
-        name = await self._start(course, *models, source=source)
-        await self._running(name, name + run)
+        name = await self._start(course, *models, **fields)
+        await self._running(name, name + run, evaluating=bool(fields.get("sets")))
         await self._client.cancel(name + run)
         then()
         await self._client.wait(name)
@@ -174,18 +191,32 @@ class Courses:
         _keep(name, await self._client.history(name))
 
     async def _start(
-        self, course: str, *models: str, in_order: bool = False, source: str = "reviews.csv"
+        self,
+        course: str,
+        *models: str,
+        source: str = "reviews.csv",
+        sets: tuple[str, ...] = (),
+        **fields: Any,
     ) -> str:
         name = self._prefix + course
         runs = tuple(FineTuneConfig(model=model) for model in models)
-        spec = ExperimentSpec(name=name, data=DataSpec(source=source), runs=runs, in_order=in_order)
+        evaluations = tuple(EvaluationSpec(data=DataSpec(source=one)) for one in sets)
+        data = DataSpec(source=source)
+        spec = ExperimentSpec(name=name, data=data, runs=runs, evaluations=evaluations, **fields)
         await self._client.start(spec, pattern=self._pattern)
         return name
 
-    async def _running(self, name: str, target: str) -> None:
+    async def _running(self, name: str, target: str, *, evaluating: bool = False) -> None:
         async def running() -> bool:
             view = await self._client.status(name)
-            return any(run.run == target and run.status == "running" and run.worker for run in view.runs)
+            return any(
+                run.run == target
+                and run.status == "running"
+                and run.worker
+                and (run.heartbeat_age_seconds is not None or not evaluating)
+                and (run.result is not None) == evaluating
+                for run in view.runs
+            )
 
         await until(running, seconds=20, what=f"{target} runs")
 

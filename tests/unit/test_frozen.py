@@ -27,11 +27,14 @@ COMMANDS = {
     "demo": "--profile",
     "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
         --precision --device --num-processes --seed --max-train-rows --set --run --text --text-pair --label
-        --validation --test --data --in-order --from --checkpoint-every --pattern --follow --no-follow
-        --profile --json""",
+        --validation --test --data --in-order --from --checkpoint-every --seeds --eval-data --slice-by
+        --max-concurrent --pattern --follow --no-follow --profile --json""",
     "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --engine
         --shard-rows --concurrency --profile --json""",
     "export": "run --output --format --data --label --profile --json",
+    "eval": """run data --split --slice-by --metric --text --text-pair --label --set --precision --device
+        --profile --json""",
+    "compare": "names --confidence --resamples --json",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
@@ -60,6 +63,8 @@ WORKFLOW_TYPES = {
     "BertInferenceWorkflow": ("InferenceRequest", "InferenceResult"),
     "BertBatchInferenceWorkflow": ("BatchInferenceRequest", "BatchInferenceResult"),
     "BertExportWorkflow": ("ExportRequest", "ExportResult"),
+    "BertEvalWorkflow": ("ExperimentSpec", "ExperimentResult"),
+    "BertRunEvaluationWorkflow": ("EvaluationRequest", "EvaluationResult"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
@@ -67,9 +72,15 @@ UPDATES = {
     "BertInferenceWorkflow": {},
     "BertBatchInferenceWorkflow": {},
     "BertExportWorkflow": {},
+    "BertEvalWorkflow": {"cancel_run": ("str", "RunOutcome")},
+    "BertRunEvaluationWorkflow": {},
 }
-SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"]}
-QUERIES = {"CheckpointedBertTrainingWorkflow": ["progress"], "BertBatchInferenceWorkflow": ["progress"]}
+SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"], "BertEvalWorkflow": ["report"]}
+QUERIES = {
+    "CheckpointedBertTrainingWorkflow": ["progress"],
+    "BertEvalWorkflow": ["progress"],
+    "BertBatchInferenceWorkflow": ["progress"],
+}
 ACTIVITY_TYPES = {
     "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
     "fine_tune_bert": ("FineTuneRequest", "FineTuneResult"),
@@ -77,6 +88,8 @@ ACTIVITY_TYPES = {
     "plan_batch_inference": ("BatchInferenceRequest", "BatchPlan"),
     "commit_batch_inference": ("BatchCommit", "BatchInferenceResult"),
     "export_bert": ("ExportRequest", "ExportResult"),
+    "plan_evaluations": ("EvaluationPlanRequest", "EvaluationPlan"),
+    "evaluate_bert": ("EvaluationRequest", "EvaluationResult"),
 }
 
 FIELDS = {
@@ -86,7 +99,24 @@ FIELDS = {
     "FineTuneConfig": """name model task epochs batch_size gradient_accumulation learning_rate weight_decay
         warmup_ratio schedule clip_norm max_length precision label_smoothing class_weights
         early_stopping_patience best_metric max_train_rows max_eval_rows seed device num_processes""",
-    "ExperimentSpec": "name! data! runs in_order checkpoints start_from",
+    "ExperimentSpec": """name! data! runs in_order checkpoints start_from seeds max_concurrent
+        evaluations""",
+    "EvaluationOptions": "split metrics slice_by confidence resamples seed bins worst precision device",
+    "EvaluationSpec": """name data split metrics slice_by confidence resamples seed bins worst precision
+        device""",
+    "EvaluationRequest": """run! data! snapshot split metrics slice_by confidence resamples seed bins worst
+        precision device""",
+    "EvaluationResult": """evaluation! run! model_sha256! data! snapshot! split! rows! task! metric! metrics!
+        intervals! confidence! calibration_error errors slices reused seconds! device! precision! attempts
+        notices""",
+    "EvaluationOutcome": "name! status! result error",
+    "EvaluationPlanRequest": "data! snapshot! tasks! sets!",
+    "PlannedEvaluation": "data! snapshot! split! rows!",
+    "EvaluationPlan": "sets!",
+    "ClassScores": "label! precision! recall! f1! support!",
+    "ReliabilityBin": "low! high! rows! confidence! accuracy!",
+    "SliceScores": "column! value! rows! metrics! intervals!",
+    "EvaluationReport": "labels! per_class confusion calibration_error reliability slices",
     "CheckpointPolicy": "every_steps keep_last keep_every",
     "CheckpointRef": "run! step",
     "SnapshotRequest": "data!",
@@ -108,7 +138,7 @@ FIELDS = {
     "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share!
         forward_share backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",
-    "RunOutcome": "run! status! result error",
+    "RunOutcome": "run! status! result error evaluations",
     "ExperimentResult": "name! outcomes!",
     "Progress": """phase! step steps epoch epochs loss learning_rate examples_per_second tokens_per_second
         eta_seconds metrics process_id checkpoint_step attempt_log warnings""",
@@ -259,4 +289,5 @@ def test_the_client_has_these_methods():
     assert methods == {
         "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
         "start_prediction", "start_batch", "batch", "history", "pause", "resume", "export", "start_export",
+        "evaluate", "start_evaluation",
     }  # fmt: skip

@@ -24,6 +24,8 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
         "durabert.cli.train",
         "durabert.cli.batch",
         "durabert.cli.export",
+        "durabert.cli.evaluation",
+        "durabert.cli.comparison",
         "durabert.cli.app",
     ],
 )
@@ -43,10 +45,17 @@ def test_a_client_needs_no_training_library(module, absent):
         "durabert.store",
         "durabert.activities.jobs",
         "durabert.activities.batch_jobs",
+        "durabert.activities.evaluation_jobs",
     ],
 )
 def test_the_model_side_and_the_store_need_no_temporal(module):
     done = run_without("temporalio", f"import {module}")
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_runs_are_compared_without_torch():
+    done = run_without("torch", "import durabert.activities.comparison")
 
     assert done.returncode == 0, done.stderr
 

@@ -33,6 +33,7 @@ from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
 from tests.real import until
 from tests.workflow.fake_batches import FakeBatches, finished_as_it_is_cancelled
+from tests.workflow.fake_evaluations import FakeEvaluations
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -86,6 +87,7 @@ class FakeActivities:
     requests: list[FineTuneRequest] = field(default_factory=list)
     queues: list[str] = field(default_factory=list)
     batches: FakeBatches = field(default_factory=FakeBatches)
+    evaluations: FakeEvaluations = field(default_factory=FakeEvaluations)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
     """What a stubborn run waits for when it is told to go, and a held snapshot before it is taken."""
 
@@ -220,6 +222,8 @@ async def serving(temporal, queue, **options):
             activities.batches.plan_batch_inference,
             activities.batches.commit_batch_inference,
             activities.export_bert,
+            activities.evaluations.plan_evaluations,
+            activities.evaluations.evaluate_bert,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

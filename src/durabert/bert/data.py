@@ -20,8 +20,8 @@ from durabert.bert.snapshots import open_snapshot
 from durabert.bert.sources import Sources, find_sources
 from durabert.bert.texts import TextRow, TextSource, read_texts
 from durabert.errors import DataInvalid
+from durabert.specs.base import Task
 from durabert.specs.data import DataSpec
-from durabert.specs.training import Task
 
 UNLABELLED: Final = "-1"
 """The label of rows whose real one is kept secret, in exports of benchmarks."""

@@ -22,7 +22,7 @@ from durabert.bert.inspection import shortened
 from durabert.bert.rows import Rows
 from durabert.bert.schema import NUMBER
 from durabert.errors import LabelsInvalid
-from durabert.specs.training import Task
+from durabert.specs.base import Task
 
 MAX_NUMBERED_CLASSES: Final = 100
 """More different whole numbers than this look like a quantity."""
@@ -113,6 +113,28 @@ def scheme_of(
     if kind == "number":
         raise _unfit(rows, column, task, "classes, not fractions")
     return _classification(rows, column, kind, task, declared)
+
+
+def known_scheme(task: Task, names: Sequence[str], rows: Rows, column: str) -> LabelScheme:
+    """Return how labels are read for a model that knows them already.
+
+    Args:
+        task: what the model has learned.
+        names: its label names by class number; one for a regression.
+        rows: other rows than those that it was trained on.
+        column: their label column.
+
+    Raises:
+        LabelsInvalid: the labels of several-label rows are separated in more than one way.
+    """
+    if task == "regression":
+        return LabelScheme(task, "number", tuple(names))
+    if task == "multilabel":
+        return LabelScheme(task, "lists", tuple(names), _separator(rows, column))
+    if set(names) <= {"false", "true"}:
+        return LabelScheme(task, "truth", tuple(names))
+    whole = all(str(_whole(name)) == name for name in names)
+    return LabelScheme(task, "whole" if whole else "names", tuple(names))
 
 
 def _classification(

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from durabert.bert.loss import Labels
 from durabert.errors import SpecInvalid
 from durabert.specs import Task
+
+if TYPE_CHECKING:
+    # Who compares metrics needs no torch.
+    from durabert.bert.loss import Labels
 
 THRESHOLD: Final = 0.5
 """Probability above which a label of a multi-label task holds."""
@@ -89,7 +92,7 @@ def evaluate(
 
 def _classification(logits_NC: NDArray[np.float64], labels_N: Labels, names: Sequence[str]) -> Metrics:
     from scipy.special import log_softmax
-    from sklearn.metrics import confusion_matrix, matthews_corrcoef
+    from sklearn.metrics import confusion_matrix
 
     classes = range(len(names))
     predicted_N = logits_NC.argmax(axis=1)
@@ -97,7 +100,7 @@ def _classification(logits_NC: NDArray[np.float64], labels_N: Labels, names: Seq
     values = {
         "accuracy": float((predicted_N == labels_N).mean()),
         **_f1(labels_N, predicted_N, list(classes)),
-        "mcc": float(matthews_corrcoef(labels_N, predicted_N)),
+        "mcc": _mcc(labels_N, predicted_N),
         "loss": float(-log_probabilities_N.mean()),
     }
     return Metrics(
@@ -105,6 +108,15 @@ def _classification(logits_NC: NDArray[np.float64], labels_N: Labels, names: Seq
         _per_class(labels_N, predicted_N, names),
         confusion_matrix(labels_N, predicted_N, labels=list(classes)).tolist(),
     )
+
+
+def _mcc(labels_N: Labels, predicted_N: Labels) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    # Undefined, of which scikit-learn warns.
+    if len(np.union1d(labels_N, predicted_N)) < 2:
+        return 0.0
+    return float(matthews_corrcoef(labels_N, predicted_N))
 
 
 def _multilabel(logits_NC: NDArray[np.float64], labels_NC: Labels, names: Sequence[str]) -> Metrics:
@@ -140,12 +152,13 @@ def _correlation(
     measure: Callable[..., Any], labels_N: NDArray[np.float64], values_N: NDArray[np.float64]
 ) -> float:
     # Correlation with a constant is undefined, and with an almost constant one it is rounding noise.
-    if len(labels_N) < 2 or _is_constant(labels_N) or _is_constant(values_N):
+    if len(labels_N) < 2 or is_constant(labels_N) or is_constant(values_N):
         return 0.0
     return float(measure(labels_N, values_N).statistic)
 
 
-def _is_constant(values_N: NDArray[np.float64]) -> bool:
+def is_constant(values_N: NDArray[np.float64]) -> bool:
+    """Tell whether values differ by no more than rounding."""
     return bool(np.ptp(values_N) <= 1e-9 * max(1.0, float(np.abs(values_N).max())))
 
 

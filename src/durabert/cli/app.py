@@ -135,8 +135,19 @@ def train(
     checkpoint_every: Annotated[
         str | None, typer.Option(help="Steps between checkpoints; default: by their cost, at most 60 s.")
     ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Train each configuration once a seed.")
+    ] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option("--eval-data", help="Evaluate each run on this; repeat for several.")
+    ] = None,
+    slice_by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Column to slice evaluations by.")
+    ] = None,
+    max_concurrent: Annotated[str | None, typer.Option(help="Runs that go on at once.")] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="bert_checkpointing, the default, or bert_finetune.")
+        str | None,
+        typer.Option(help="bert_checkpointing, the default; bert_finetune; bert_eval, with --eval-data."),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
     profile: Profile = None,
@@ -161,6 +172,9 @@ def train(
         in_order=in_order,
         start_from=start_from,
         checkpoint_every=checkpoint_every,
+        evaluation=command.Evaluation(
+            seeds=seeds, data=eval_data or [], slice_by=slice_by or [], max_concurrent=max_concurrent
+        ),
         profile=profile,
     )
     raise typer.Exit(command.run(spec, pattern=pattern, follow=follow, profile=profile, as_json=json))
@@ -227,6 +241,56 @@ def export(
         run, form=form, output=output, data=data, label=label, profile=profile
     )
     raise typer.Exit(command.run(request, profile=profile, as_json=json))
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[str, typer.Argument(help="The run whose model is evaluated.")],
+    data: Annotated[str, typer.Argument(help="File, directory, snapshot:ID/SPLIT, or hub id.")],
+    split: Annotated[
+        str | None, typer.Option(help="Split; default: test, else validation, else the only one.")
+    ] = None,
+    slice_by: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="Also measure by the values of this column.")
+    ] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metric to compute; default: all.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text column.")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="Second text column of a pair task.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any other option: confidence, resamples, worst."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Device = "auto",
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Evaluate a finished run on labelled rows, with intervals, slices and the worst errors."""
+    from durabert.cli import evaluation as command
+
+    request = command.request_from_options(
+        run, data,
+        columns={"text": text, "text_pair": text_pair, "label": label},
+        options={"split": split, "slice_by": slice_by, "metrics": metric, "precision": precision,
+                 "device": device},
+        assignments=assignments, profile=profile,
+    )  # fmt: skip
+    raise typer.Exit(command.run(request, profile=profile, as_json=json))
+
+
+@app.command()
+def compare(
+    names: Annotated[list[str], typer.Argument(help="Runs, or experiments: each configuration is a side.")],
+    confidence: Annotated[str, typer.Option(help="Of the intervals.")] = "0.95",
+    resamples: Annotated[str, typer.Option(help="Samples of the paired bootstrap.")] = "1000",
+    json: Json = False,
+) -> None:
+    """Compare runs with the first one, on what all were evaluated on; needs the store and no server."""
+    from durabert.cli import comparison as command
+
+    options = command.CompareOptions.parse({"confidence": confidence, "resamples": resamples})
+    command.run(names, options=options, as_json=json)
 
 
 @app.command()

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from durabert.client import Client, ExperimentView, RunView
     from durabert.client.running import RunningJob
-    from durabert.specs import ExportResult, InferenceResult
+    from durabert.specs import EvaluationResult, ExportResult, InferenceResult
 
 Result_co = TypeVar("Result_co", bound=Wire, covariant=True)
 
@@ -58,7 +58,7 @@ async def follow_prediction(prediction: RunningJob[InferenceResult]) -> Inferenc
 
 async def follow_export(export: RunningJob[ExportResult]) -> ExportResult | None:
     """Show progress until an export has ended; Ctrl-C cancels it and gives None."""
-    return await _follow_job(export, _show_export(export), what="export")
+    return await _follow_job(export, _show_phase(export, "exporting"), what="export")
 
 
 class _Job(Protocol[Result_co]):
@@ -67,6 +67,11 @@ class _Job(Protocol[Result_co]):
 
     async def cancel(self) -> None:
         """Cancel it and return when no process of it is left."""
+
+
+async def follow_evaluation(evaluation: RunningJob[EvaluationResult]) -> EvaluationResult | None:
+    """Show progress until an evaluation has ended; Ctrl-C cancels it and gives None."""
+    return await _follow_job(evaluation, _show_phase(evaluation, "evaluating"), what="evaluation")
 
 
 async def _follow_job(
@@ -90,11 +95,14 @@ async def _follow_job(
 
 
 def exit_code(view: ExperimentView) -> int:
-    """Return 0 if every run completed, 2 if only the user's mistakes failed, else 1."""
-    bad = [run for run in view.runs if run.status != "completed"]
+    """Return 0 if every run and evaluation completed, 2 if only the user's mistakes failed, else 1."""
+    evaluations = [one for run in view.runs for one in run.evaluations]
+    ends = [(one.status, one.error) for one in view.runs]
+    ends += [(one.status, one.error) for one in evaluations]
+    bad = [error for status, error in ends if status != "completed"]
     if not bad:
         return 0
-    errors = [DurabertError.restored(run.error.type, run.error.message) for run in bad if run.error]
+    errors = [DurabertError.restored(error.type, error.message) for error in bad if error]
     return 2 if len(errors) == len(bad) and all(isinstance(error, UserError) for error in errors) else 1
 
 
@@ -137,14 +145,15 @@ async def _show_prediction(prediction: RunningJob[InferenceResult]) -> None:
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 
-async def _show_export(export: RunningJob[ExportResult]) -> None:
+async def _show_phase(job: RunningJob[Any], what: str) -> None:
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("exporting", total=None)
+        task = bar.add_task(what, total=None)
         while True:
-            progress = await export.progress()
+            progress = await job.progress()
             if progress is not None:
-                bar.update(task, description=progress.phase)
+                done = f" {progress.step:,} of {progress.steps:,}" if progress.steps else ""
+                bar.update(task, description=f"{progress.phase}{done}")
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
 
 
@@ -237,7 +246,7 @@ class _Board:
         if run.ended:
             return _final(run, alone=self._alone)
         parts = [_activity(run)]
-        if run.attempts > 1 or (run.attempts and run.status == "queued"):
+        if run.result is None and (run.attempts > 1 or (run.attempts and run.status == "queued")):
             reason = f" after {run.last_error.type}" if run.last_error else ""
             parts.append(f"attempt {run.attempts + (run.status == 'queued')}{reason}")
         if run.status == "queued" and self._client.engine and (problem := self._client.engine.worker_state()):

@@ -66,6 +66,10 @@ def errors(view: ExperimentView) -> list[str]:
     for run in view.runs:
         if run.error:
             runs_of.setdefault(run.error.message, []).append(run.run)
+    for run in view.runs:
+        for one in run.evaluations:
+            if one.error:
+                runs_of.setdefault(one.error.message, []).append(f"{run.run} on {one.name}")
     return [
         message if len(runs) == len(view.runs) else f"{', '.join(runs)}: {message}"
         for message, runs in runs_of.items()
@@ -75,6 +79,7 @@ def errors(view: ExperimentView) -> list[str]:
 def print_experiment(view: ExperimentView) -> None:
     """Print a table of the runs and what was noticed."""
     put(runs_table(view.runs))
+    _print_evaluations(view.runs)
     for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
         put(f"note: {notice}", style="yellow")
     for run in view.runs:
@@ -126,6 +131,16 @@ def print_details(run: RunView) -> None:
     put(table)
     if run.attempt_log:
         put(_attempts_table(run.attempt_log))
+    _print_evaluations([run])
+
+
+def _print_evaluations(runs: list[RunView]) -> None:
+    # Here: it prints by means of this module.
+    from durabert.cli.measures import evaluations_table
+
+    table = evaluations_table(runs)
+    if table is not None:
+        put(table)
 
 
 def _facts(run: RunView) -> list[tuple[str, str]]:

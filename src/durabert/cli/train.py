@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import tomllib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,33 @@ from durabert.connection import explicit_profile
 from durabert.contract import PATTERNS
 from durabert.errors import SpecInvalid
 from durabert.specs import CheckpointPolicy, CheckpointRef, ExperimentSpec, experiment_from_toml
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options of ``bert_eval``, as they were typed."""
+
+    seeds: str | None = None
+    data: list[str] = field(default_factory=list)
+    slice_by: list[str] = field(default_factory=list)
+    max_concurrent: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of an experiment that were given.
+
+        Raises:
+            SpecInvalid: there are slices without an evaluation set.
+        """
+        if self.slice_by and not self.data:
+            raise SpecInvalid(f"--slice-by is {self.slice_by[0]!r}, but there is no --eval-data to slice")
+        sets = [{"data": source, "slice_by": self.slice_by} for source in self.data]
+        return given(
+            {
+                "seeds": None if self.seeds is None else [part.strip() for part in self.seeds.split(",")],
+                "evaluations": sets or None,
+                "max_concurrent": self.max_concurrent,
+            }
+        )
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
@@ -50,6 +78,7 @@ def spec_from_options(
     in_order: bool,
     start_from: str | None = None,
     checkpoint_every: str | None = None,
+    evaluation: Evaluation = Evaluation(),
     profile: str | None,
 ) -> ExperimentSpec:
     """Build an experiment from a TOML file, options, or both; options win.
@@ -60,7 +89,9 @@ def spec_from_options(
     document = _toml(config) if config else {}
     if not (data or document.get("data") or data_fields.get("source")):
         raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
-    document |= given({"name": name, "in_order": in_order or None, "runs": runs or None})
+    document |= (
+        given({"name": name, "in_order": in_order or None, "runs": runs or None}) | evaluation.fields()
+    )
     if start_from is not None:
         document["start_from"] = CheckpointRef.parse_text(start_from)
     if checkpoint_every is not None:
@@ -80,9 +111,8 @@ def run(
     """Start or join an experiment and, if wanted, follow it; return the exit code."""
     if pattern is not None and pattern not in PATTERNS:
         raise SpecInvalid(f"--pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
-    return asyncio.run(
-        _run(spec, pattern or DEFAULT_PATTERN, follow=follow, profile=profile, as_json=as_json)
-    )
+    usual = "bert_eval" if spec.evaluations else DEFAULT_PATTERN
+    return asyncio.run(_run(spec, pattern or usual, follow=follow, profile=profile, as_json=as_json))
 
 
 async def _run(

@@ -19,6 +19,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.batches import RunningBatch, find_batch, start_batch
+from durabert.client.evaluations import start_evaluation
 from durabert.client.exports import start_export
 from durabert.client.failures import restored, server_answers
 from durabert.client.namespace import register_search_attributes, search_attributes
@@ -39,6 +40,7 @@ from durabert.client.wording import (
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import (
     CANCEL_RUN_UPDATE,
+    EVAL_WORKFLOW,
     PATTERNS,
     SEARCH_ATTRIBUTES,
     SPEC_DIGEST_MEMO,
@@ -47,6 +49,8 @@ from durabert.engine import Engine, home_directory
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
 from durabert.specs import (
     BatchInferenceRequest,
+    EvaluationRequest,
+    EvaluationResult,
     ExperimentSpec,
     ExportRequest,
     ExportResult,
@@ -134,15 +138,20 @@ class Client:
 
         Args:
             spec: what to train.
-            pattern: ``bert_checkpointing``, or ``bert_finetune``, which makes neither snapshots nor
-                checkpoints.
+            pattern: ``bert_checkpointing``, ``bert_finetune``, which makes neither snapshots nor
+                checkpoints, or ``bert_eval``, which evaluates each run as well.
 
         Raises:
             NameInUse: the name belongs to another spec that runs or has completed.
-            SpecInvalid: there is no such pattern, or it cannot begin from a checkpoint.
+            SpecInvalid: there is no such pattern, or it cannot do what the spec asks for.
         """
         if pattern not in PATTERNS:
             raise SpecInvalid(f"pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
+        if spec.evaluations and PATTERNS[pattern] != EVAL_WORKFLOW:
+            raise SpecInvalid(
+                f"evaluations has {len(spec.evaluations)} sets, but the pattern {pattern!r} evaluates "
+                "nothing; use bert_eval"
+            )
         if spec.start_from is not None and not makes_checkpoints(PATTERNS[pattern]):
             raise SpecInvalid(
                 f"start_from is {spec.start_from.run!r}, but the pattern {pattern!r} makes no checkpoints to "
@@ -350,6 +359,26 @@ class Client:
         await self._require_model(request.run)
         return await start_export(self.temporal, request, queue=self.queues.inference, engine=self.engine)
 
+    async def evaluate(self, request: EvaluationRequest) -> EvaluationResult:
+        """Evaluate a finished run, or find the evaluation that was made before.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+            UserError: the data do not fit the model.
+        """
+        return await (await self.start_evaluation(request)).result()
+
+    async def start_evaluation(self, request: EvaluationRequest) -> RunningJob[EvaluationResult]:
+        """Start an evaluation, or join it if the same one is running, and return what follows it.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+        """
+        await self._require_model(request.run)
+        return await start_evaluation(self.temporal, request, queue=self.queues.inference, engine=self.engine)
+
     async def start_batch(self, request: BatchInferenceRequest) -> RunningBatch:
         """Start a prediction on an input of any size, or join it if the same one is running.
 
@@ -425,11 +454,12 @@ class Client:
             if self.engine is None:
                 return
             raise
+        if view.result is not None:
+            return
         if view.status == "failed":
             reason = f": {view.error.message}" if view.error else ""
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
-        if view.status != "completed":
-            raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
+        raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
 
 
 def _with_run(view: ExperimentView, name: str) -> ExperimentView:

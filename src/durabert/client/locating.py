@@ -17,6 +17,7 @@ from durabert.errors import (
 from durabert.specs import (
     BatchInferenceRequest,
     DataSpec,
+    EvaluationRequest,
     ExperimentSpec,
     ExportRequest,
     InferenceRequest,
@@ -46,7 +47,12 @@ def located(spec: ExperimentSpec, *, here: bool) -> ExperimentSpec:
     runs = tuple(
         config.model_copy(update={"model": located_model(config.model, here=here)}) for config in spec.runs
     )
-    return spec.model_copy(update={"data": located_data(spec.data, here=here), "runs": runs})
+    evaluations = tuple(
+        one if one.data is None else one.model_copy(update={"data": located_data(one.data, here=here)})
+        for one in spec.evaluations
+    )
+    data = located_data(spec.data, here=here)
+    return spec.model_copy(update={"data": data, "runs": runs, "evaluations": evaluations})
 
 
 def located_data(data: DataSpec, *, here: bool) -> DataSpec:
@@ -125,6 +131,20 @@ def _require_directory(output: Path) -> None:
         place = output.parent
     if not os.access(place, os.W_OK | os.X_OK):
         raise TextsInvalid(f"output {str(output)!r} cannot be written: Permission denied")
+
+
+def located_evaluation(request: EvaluationRequest, *, here: bool) -> EvaluationRequest:
+    """Make the paths of the data of an evaluation absolute.
+
+    Args:
+        request: its data may name files.
+        here: the worker is on this machine, so that a missing file can be told at once.
+
+    Raises:
+        DataInvalid: a file is empty.
+        DataNotFound: a file is not there.
+    """
+    return request.model_copy(update={"data": located_data(request.data, here=here)})
 
 
 def located_export(request: ExportRequest, *, here: bool) -> ExportRequest:

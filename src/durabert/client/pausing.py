@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from durabert.contract import CREATE_DATASET_SNAPSHOT
+from durabert.contract import FOR_ALL_RUNS, evaluation_of
 from durabert.errors import EngineUnavailable, RunNotUsable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
         pending = _of(description, name)
         if pending:
             deadline = _deadline()
-            may_begin |= any(one.activity_type.name == CREATE_DATASET_SNAPSHOT.name for one in pending)
+            may_begin |= any(one.activity_type.name in FOR_ALL_RUNS for one in pending)
         answers = [await _pause(temporal, handle, one.activity_id) for one in pending if not one.paused]
         asked |= any(answers)
         running = description.status is WorkflowExecutionStatus.RUNNING
@@ -128,7 +128,8 @@ def _of(description: WorkflowExecutionDescription, name: str) -> list[PendingAct
     return [
         one
         for one in description.raw_description.pending_activities
-        if name in (description.id, one.activity_id) or one.activity_type.name == CREATE_DATASET_SNAPSHOT.name
+        if name in (description.id, evaluation_of(one.activity_id)[0])
+        or one.activity_type.name in FOR_ALL_RUNS
     ]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
 from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.client import WorkflowExecutionStatus
 
+from durabert.client.evaluated import with_evaluations
+from durabert.client.payloads import decoded, told_error
 from durabert.client.views import ExperimentView, RunView
-from durabert.contract import CREATE_DATASET_SNAPSHOT, FINE_TUNE_BERT, PATTERNS
-from durabert.errors import WorkerLost
+from durabert.contract import EVAL_WORKFLOW, FINE_TUNE_BERT, FOR_ALL_RUNS, PATTERNS, evaluation_of
 from durabert.specs import (
     ErrorInfo,
     ExperimentResult,
@@ -20,16 +20,14 @@ from durabert.specs import (
     Progress,
     RunOutcome,
 )
-from durabert.wire import data_converter
 
 if TYPE_CHECKING:
-    from temporalio.api.common.v1 import Payload
-    from temporalio.api.failure.v1 import Failure
     from temporalio.api.history.v1 import HistoryEvent
     from temporalio.api.workflow.v1 import PendingActivityInfo
     from temporalio.client import WorkflowExecutionDescription, WorkflowHistory
 
-Model = TypeVar("Model", bound=BaseModel)
+OF_A_JOB: Final = ("status", "pausing", "progress", "heartbeat_age_seconds", "last_error")
+"""Fields of a run that tell of what it does now, whether it trains or is evaluated."""
 
 OF_A_PROCESS: Final = ("process_id", "examples_per_second", "tokens_per_second", "eta_seconds")
 """Fields of a progress that are so only while the process is there that told them."""
@@ -40,9 +38,11 @@ def experiment_view(description: WorkflowExecutionDescription, history: Workflow
     spec = spec_of(history)
     runs = {
         run: RunView(run=run, experiment=spec.name, status="queued", config=config, parent=spec.start_from)
-        for run, config in zip(spec.run_names(), spec.runs, strict=True)
+        for run, config in spec.each_run()
     }
     _apply_history(runs, history)
+    if description.workflow_type == EVAL_WORKFLOW:
+        runs = with_evaluations(runs, history, num_sets=len(spec.evaluation_sets()))
     _apply_pending(runs, description)
     last = history.events[-1]
     views = [_closed(view, description.status, last) for view in runs.values()]
@@ -60,7 +60,7 @@ def experiment_view(description: WorkflowExecutionDescription, history: Workflow
 def spec_of(history: WorkflowHistory) -> ExperimentSpec:
     """Return the spec that an experiment was started with."""
     started = history.events[0].workflow_execution_started_event_attributes
-    return _decode(started.input.payloads[0], ExperimentSpec)
+    return decoded(started.input.payloads[0], ExperimentSpec)
 
 
 def is_experiment(description: WorkflowExecutionDescription) -> bool:
@@ -72,24 +72,19 @@ def pending_progress(description: WorkflowExecutionDescription) -> Progress | No
     """Return the last heartbeat of a workflow with one activity; none while there is none."""
     for pending in description.raw_description.pending_activities:
         if pending.heartbeat_details.payloads:
-            return _decode(pending.heartbeat_details.payloads[0], Progress)
+            return decoded(pending.heartbeat_details.payloads[0], Progress)
     return None
 
 
 def rows_in_flight(description: WorkflowExecutionDescription) -> int:
     """Return how many rows the pending activities of a batch have predicted on, by their last heartbeats."""
     beats = [
-        _decode(pending.heartbeat_details.payloads[0], Progress)
+        decoded(pending.heartbeat_details.payloads[0], Progress)
         for pending in description.raw_description.pending_activities
         if pending.heartbeat_details.payloads
         and pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
     ]
     return sum(beat.step for beat in beats if beat.phase == "predicting")
-
-
-def _decode(payload: Payload, kind: type[Model]) -> Model:
-    value: Model = data_converter.payload_converter.from_payload(payload, kind)
-    return value
 
 
 def _apply_history(runs: dict[str, RunView], history: WorkflowHistory) -> None:
@@ -118,7 +113,7 @@ def _apply_cancel(runs: dict[str, RunView], event: HistoryEvent) -> None:
     """Take in how a run was cancelled that no worker had yet: it has no other event."""
     told = event.workflow_execution_update_completed_event_attributes.outcome
     for payload in told.success.payloads:
-        outcome = _decode(payload, RunOutcome)
+        outcome = decoded(payload, RunOutcome)
         if outcome.status == "cancelled" and not runs[outcome.run].ended:
             runs[outcome.run] = runs[outcome.run].model_copy(update={"status": "cancelled"})
 
@@ -131,15 +126,15 @@ def _activity_attributes(event: HistoryEvent) -> Any:
 def _update(event: HistoryEvent, attributes: Any) -> dict[str, Any]:
     match event.event_type:
         case EventType.EVENT_TYPE_ACTIVITY_TASK_STARTED:
-            last = _error(attributes.last_failure) if attributes.HasField("last_failure") else None
+            last = told_error(attributes.last_failure) if attributes.HasField("last_failure") else None
             return {"attempts": attributes.attempt, "worker": attributes.identity, "last_error": last}
         case EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED:
-            result = _decode(attributes.result.payloads[0], FineTuneResult)
+            result = decoded(attributes.result.payloads[0], FineTuneResult)
             return {"status": "completed", "result": result}
         case EventType.EVENT_TYPE_ACTIVITY_TASK_CANCELED:
             return {"status": "cancelled"}
         case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED | EventType.EVENT_TYPE_ACTIVITY_TASK_TIMED_OUT:
-            return {"status": "failed", "error": _error(attributes.failure)}
+            return {"status": "failed", "error": told_error(attributes.failure)}
     return {}
 
 
@@ -151,23 +146,18 @@ def _requested_cancels(history: WorkflowHistory) -> set[int]:
     }
 
 
-def _error(failure: Failure) -> ErrorInfo:
-    if failure.HasField("application_failure_info"):
-        return ErrorInfo(type=failure.application_failure_info.type, message=failure.message)
-    if failure.HasField("timeout_failure_info"):
-        return ErrorInfo(
-            type=WorkerLost.__name__, message="the worker is taken for lost, nothing is heard of it"
-        )
-    return ErrorInfo(type="UnexpectedError", message=failure.message)
-
-
 def _apply_pending(runs: dict[str, RunView], description: WorkflowExecutionDescription) -> None:
     for pending in description.raw_description.pending_activities:
         # A snapshot is taken for all runs.
-        of_all = pending.activity_type.name == CREATE_DATASET_SNAPSHOT.name
-        for run in list(runs) if of_all else [pending.activity_id]:
+        of_all = pending.activity_type.name in FOR_ALL_RUNS
+        trained, evaluation_set = evaluation_of(pending.activity_id)
+        for run in list(runs) if of_all else [trained]:
             if run in runs and not runs[run].ended:
-                runs[run] = runs[run].model_copy(update=_pending(pending))
+                update = _pending(pending)
+                if evaluation_set:
+                    # Attempts and workers are told of the training.
+                    update = {field: update[field] for field in OF_A_JOB if field in update}
+                runs[run] = runs[run].model_copy(update=update)
 
 
 def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
@@ -184,16 +174,16 @@ def _pending(pending: PendingActivityInfo) -> dict[str, Any]:
         "worker": pending.last_worker_identity or None,
     }
     if pending.HasField("last_failure"):
-        update["last_error"] = _error(pending.last_failure)
+        update["last_error"] = told_error(pending.last_failure)
     if status == "paused" and pending.heartbeat_details.payloads:
         # Where it will go on; the process that told it is gone, and with it its speed.
-        latest = _decode(pending.heartbeat_details.payloads[0], Progress)
+        latest = decoded(pending.heartbeat_details.payloads[0], Progress)
         update["progress"] = latest.model_copy(update=dict.fromkeys(OF_A_PROCESS))
     beat = pending.last_heartbeat_time.ToDatetime(UTC)
     # The server keeps the last heartbeat of the attempt before until there is one of this attempt.
     is_new = beat >= pending.last_started_time.ToDatetime(UTC)
     if on_worker and is_new and pending.heartbeat_details.payloads:
-        update["progress"] = _decode(pending.heartbeat_details.payloads[0], Progress)
+        update["progress"] = decoded(pending.heartbeat_details.payloads[0], Progress)
         update["heartbeat_age_seconds"] = (datetime.now(UTC) - beat).total_seconds()
     return update
 
@@ -207,14 +197,14 @@ def _closed(view: RunView, status: WorkflowExecutionStatus | None, last: History
         error = ErrorInfo(type="RunCancelled", message="the workflow was terminated")
     elif status == WorkflowExecutionStatus.COMPLETED:
         # It ended without an event of its own: cancelled before a worker had it, or without a snapshot.
-        result = _decode(
+        result = decoded(
             last.workflow_execution_completed_event_attributes.result.payloads[0], ExperimentResult
         )
         [outcome] = [one for one in result.outcomes if one.run == view.run]
         return view.model_copy(update={"status": outcome.status, "error": outcome.error})
     elif status == WorkflowExecutionStatus.FAILED:
         # Before any run began: there is no snapshot, or the spec was refused.
-        error = _error(last.workflow_execution_failed_event_attributes.failure)
+        error = told_error(last.workflow_execution_failed_event_attributes.failure)
     else:
         error = ErrorInfo(type="UnexpectedError", message="the workflow ended before the run did")
     return view.model_copy(update={"status": "failed", "error": error, "progress": None})

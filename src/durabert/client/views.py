@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from pydantic import Field
+
 from durabert.specs import (
     AttemptRecord,
     CheckpointRef,
     ErrorInfo,
+    EvaluationOutcome,
     FineTuneConfig,
     FineTuneResult,
     Progress,
@@ -48,7 +51,9 @@ class RunView(Wire):
     error: ErrorInfo | None = None
     """Why the run failed."""
     result: FineTuneResult | None = None
-    """The result of a completed run."""
+    """The result of a completed run, also while it is evaluated."""
+    evaluations: list[EvaluationOutcome] = Field(default_factory=list)
+    """Its evaluations that have ended; only of the pattern ``bert_eval``."""
 
     @property
     def ended(self) -> bool:
@@ -86,6 +91,7 @@ class RunView(Wire):
             "config": self.config.model_dump(),
         }
         document |= self._durability()
+        document["evaluations"] = [one.model_dump(mode="json") for one in self.evaluations]
         document["progress"] = progress.model_dump() if progress else None
         document["result"] = result.model_dump(mode="json") if result else None
         return document

@@ -15,14 +15,14 @@ OTHER_NAME: Final = "choose another name"
 def summary(spec: ExperimentSpec) -> str:
     """Return one line, at most 200 characters."""
     models = ", ".join(sorted({config.model for config in spec.runs}))
-    return f"Fine-tune {models} on {spec.data.source}: {len(spec.runs)} runs"[:200]
+    return f"Fine-tune {models} on {spec.data.source}: {len(spec.each_run())} runs"[:200]
 
 
 def details(spec: ExperimentSpec) -> str:
     """Return a Markdown table of the configurations, the first 50 of them."""
     rows = [
         f"| {run} | {config.model} | {config.epochs} | {config.batch_size} | {config.learning_rate:g} |"
-        for run, config in zip(spec.run_names(), spec.runs, strict=True)
+        for run, config in spec.each_run()
     ]
     head = ["| run | model | epochs | batch size | learning rate |", "|---|---|---|---|---|"]
     return "\n".join([f"Data: `{spec.data.source}`", "", *head, *rows[:50]])
@@ -36,6 +36,8 @@ def difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
     for old, new in pairs:
         before, after = old.model_dump(), new.model_dump()
         for field in before:
+            if field == "evaluations" and before[field] != after[field]:
+                return f"it has {len(before[field])} other evaluation sets"
             if before[field] != after[field]:
                 return f"its {field} is {before[field]!r}, not {after[field]!r}"
     return "another spec"

@@ -1,6 +1,15 @@
 """Request, result and artifact types: what crosses processes, the network and time."""
 
-from durabert.specs.base import Name, RunName, Wire, checked_name, checked_run, spec_invalid
+from durabert.specs.base import (
+    ErrorInfo,
+    Name,
+    RunName,
+    Task,
+    Wire,
+    checked_name,
+    checked_run,
+    spec_invalid,
+)
 from durabert.specs.batch import (
     BatchCommit,
     BatchInferenceRequest,
@@ -20,6 +29,20 @@ from durabert.specs.durability import (
     RunReport,
     SnapshotRequest,
     SnapshotResult,
+)
+from durabert.specs.evaluation import (
+    ClassScores,
+    EvaluationOptions,
+    EvaluationOutcome,
+    EvaluationPlan,
+    EvaluationPlanRequest,
+    EvaluationReport,
+    EvaluationRequest,
+    EvaluationResult,
+    EvaluationSpec,
+    PlannedEvaluation,
+    ReliabilityBin,
+    SliceScores,
 )
 from durabert.specs.export import (
     EngineName,
@@ -43,7 +66,6 @@ from durabert.specs.shards import (
 )
 from durabert.specs.training import (
     EpochResult,
-    ErrorInfo,
     ExperimentResult,
     ExperimentSpec,
     FineTuneConfig,
@@ -53,7 +75,6 @@ from durabert.specs.training import (
     RowCounts,
     RunOutcome,
     RunStatus,
-    Task,
     experiment_from_toml,
 )
 
@@ -69,10 +90,19 @@ __all__ = [
     "BytePiece",
     "CheckpointPolicy",
     "CheckpointRef",
+    "ClassScores",
     "DataSpec",
     "EngineName",
     "EpochResult",
     "ErrorInfo",
+    "EvaluationOptions",
+    "EvaluationOutcome",
+    "EvaluationPlan",
+    "EvaluationPlanRequest",
+    "EvaluationReport",
+    "EvaluationRequest",
+    "EvaluationResult",
+    "EvaluationSpec",
     "ExperimentProgress",
     "ExperimentResult",
     "ExperimentSpec",
@@ -88,8 +118,10 @@ __all__ = [
     "OnnxFormat",
     "ParityReport",
     "ParquetPieces",
+    "PlannedEvaluation",
     "Prediction",
     "Progress",
+    "ReliabilityBin",
     "RowCounts",
     "RowGroupPiece",
     "RowRange",
@@ -102,6 +134,7 @@ __all__ = [
     "ShardFile",
     "ShardPlan",
     "ShardRecord",
+    "SliceScores",
     "SnapshotRequest",
     "SnapshotResult",
     "Task",

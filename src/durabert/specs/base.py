@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -73,6 +73,7 @@ Name = Annotated[str, AfterValidator(_name_as_value_error("experiment"))]
 ConfigurationName = Annotated[str, AfterValidator(_name_as_value_error("configuration"))]
 RunName = Annotated[str, AfterValidator(_run_as_value_error)]
 Device = Annotated[str, AfterValidator(_known_device)]
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
 
 
 class Wire(BaseModel):
@@ -97,6 +98,15 @@ class Wire(BaseModel):
             return cls.model_validate(dict(fields))
         except ValidationError as error:
             raise spec_invalid(error) from None
+
+
+class ErrorInfo(Wire):
+    """An error as a result carries it."""
+
+    type: str
+    """Class name in ``durabert.errors``."""
+    message: str
+    """One sentence."""
 
 
 def spec_invalid(error: ValidationError) -> SpecInvalid:

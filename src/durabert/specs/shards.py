@@ -8,8 +8,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from durabert.specs.base import Wire
-from durabert.specs.training import Task
+from durabert.specs.base import Task, Wire
 
 MAX_SHARD_ROWS: Final = 250_000
 """The predictions of a shard are in memory before they are written at once."""

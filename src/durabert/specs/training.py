@@ -9,12 +9,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from durabert.errors import SpecInvalid
-from durabert.specs.base import RUN_SEPARATOR, ConfigurationName, Device, Name, RunName, Wire
+from durabert.specs.base import (
+    RUN_SEPARATOR,
+    ConfigurationName,
+    Device,
+    ErrorInfo,
+    Name,
+    RunName,
+    Task,
+    Wire,
+)
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import AttemptRecord, CheckpointPolicy, CheckpointRef
+from durabert.specs.evaluation import MAX_EVALUATIONS, EvaluationOutcome, EvaluationSpec
 from durabert.specs.profile import TrainingProfile
 
-Task = Literal["binary", "multiclass", "multilabel", "regression"]
 Phase = Literal[
     "starting",
     "loading data",
@@ -26,6 +35,7 @@ Phase = Literal[
     "saving",
     "predicting",
     "exporting",
+    "evaluating",
 ]
 RunStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 
@@ -126,6 +136,47 @@ class ExperimentSpec(Wire):
     """When checkpoints are made and which are kept; ``BertFineTuningWorkflow`` makes none."""
     start_from: CheckpointRef | None = None
     """Checkpoint of another run that every run goes on from; not in ``BertFineTuningWorkflow``."""
+    seeds: tuple[Annotated[int, Field(ge=0, le=2**32 - 1)], ...] = Field(default=(), max_length=MAX_RUNS)
+    """Train each configuration once a seed, in place of its own; none: once, with its own."""
+    max_concurrent: int | None = Field(default=None, ge=1, le=MAX_RUNS)
+    """Runs that go on at once; default: as many as workers have free slots."""
+    evaluations: tuple[EvaluationSpec, ...] = Field(default=(), max_length=20)
+    """What each run is evaluated on; only ``BertEvalWorkflow`` does, by default on its test rows."""
+
+    @model_validator(mode="after")
+    def _distinct_seeds(self) -> Self:
+        twice = [seed for seed in self.seeds if self.seeds.count(seed) > 1]
+        if twice:
+            raise ValueError(f"seeds has {twice[0]} more than once, but each seed should be there once")
+        num_runs = len(self.runs) * max(1, len(self.seeds))
+        if num_runs > MAX_RUNS:
+            raise ValueError(
+                f"{len(self.runs)} configurations with {len(self.seeds)} seeds are {num_runs} runs, but an "
+                f"experiment has at most {MAX_RUNS}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _bounded_evaluations(self) -> Self:
+        names = [name for name, _ in self.evaluation_sets()]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two evaluation sets have the name {twice[0]!r}, but each needs its own")
+        num_runs = len(self.runs) * max(1, len(self.seeds))
+        if num_runs * len(names) > MAX_EVALUATIONS:
+            raise ValueError(
+                f"{num_runs} runs on {len(names)} evaluation sets are {num_runs * len(names)} evaluations, "
+                f"but an experiment has at most {MAX_EVALUATIONS}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if self.in_order and self.max_concurrent not in {None, 1}:
+            raise ValueError(
+                f"max_concurrent is {self.max_concurrent}, but in_order trains one run after the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -146,12 +197,28 @@ class ExperimentSpec(Wire):
 
     def run_names(self) -> list[str]:
         """Return the full name of each run: the experiment's alone if it has one unnamed configuration."""
-        if len(self.runs) == 1 and self.runs[0].name is None:
-            return [self.name]
+        return [name for name, _ in self.each_run()]
+
+    def each_run(self) -> list[tuple[str, FineTuneConfig]]:
+        """Return the full name and the configuration of each run, one for each seed if there are seeds."""
+        alone = len(self.runs) == 1 and self.runs[0].name is None
+        if not self.seeds:
+            names = [str(config.name or number) for number, config in enumerate(self.runs, start=1)]
+            full = [self.name] if alone else [f"{self.name}{RUN_SEPARATOR}{name}" for name in names]
+            return list(zip(full, self.runs, strict=True))
         return [
-            f"{self.name}{RUN_SEPARATOR}{config.name or number}"
+            (
+                f"{self.name}{RUN_SEPARATOR}{'' if alone else f'{config.name or number}-'}seed{seed}",
+                config.model_copy(update={"seed": seed}),
+            )
             for number, config in enumerate(self.runs, start=1)
+            for seed in self.seeds
         ]
+
+    def evaluation_sets(self) -> list[tuple[str, EvaluationSpec]]:
+        """Return each evaluation set with its name; without any there is the training data's own."""
+        sets = self.evaluations or (EvaluationSpec(),)
+        return [(one.name or str(number), one) for number, one in enumerate(sets, start=1)]
 
     def digest(self) -> str:
         """Return the SHA-256 of the spec: equal for equal experiments, whatever was left to defaults."""
@@ -284,15 +351,6 @@ class FineTuneResult(Wire):
     """Where the time of this attempt's steps went; none if it made none."""
 
 
-class ErrorInfo(Wire):
-    """An error as a result carries it."""
-
-    type: str
-    """Class name in ``durabert.errors``."""
-    message: str
-    """One sentence."""
-
-
 class RunOutcome(Wire):
     """How one run of an experiment ended."""
 
@@ -304,6 +362,8 @@ class RunOutcome(Wire):
     """The result of a completed run."""
     error: ErrorInfo | None = None
     """Why it failed."""
+    evaluations: list[EvaluationOutcome] = Field(default_factory=list)
+    """How each evaluation ended that was begun; only of ``BertEvalWorkflow``."""
 
 
 class ExperimentResult(Wire):

@@ -17,6 +17,7 @@ from durabert.specs import checked_run
 from durabert.specs.durability import CURVE_FILE
 from durabert.store import blobs
 from durabert.store.checkpoints import Checkpoint, FileRef, RunCheckpoints
+from durabert.store.evaluations import DIRECTORY, EvaluationStore, StoredEvaluation, manifest_path
 from durabert.store.journal import Record
 from durabert.store.local import unfinished_files
 from durabert.store.objects import PROBES, ObjectInfo, ObjectMissing, ObjectStore
@@ -27,6 +28,7 @@ from durabert.store.snapshots import MANIFEST, SnapshotStore
 NUM_READERS: Final = 4
 """Objects read at once, each in pieces."""
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_EVALUATION: Final = re.compile(rf"runs/[^/]+/{DIRECTORY}/([0-9a-f]{{64}})\.json")
 
 Report = Callable[[int, int], None]
 """Is told bytes done and bytes in all."""
@@ -87,6 +89,10 @@ class Contents:
         """Return the files of the checkpoints of a run."""
         directory = f"runs/{run}/files/"
         return [info for info in self.runs[run] if info.path.startswith(directory)]
+
+    def evaluations_of(self, run: str) -> list[str]:
+        """Return the ids of the evaluations of a run."""
+        return [found[1] for info in self.runs[run] if (found := _EVALUATION.fullmatch(info.path))]
 
 
 def find_garbage(
@@ -166,9 +172,19 @@ def _needed_blobs(objects: ObjectStore, contents: Contents) -> tuple[set[str], l
     for run in contents.runs:
         try:
             needed.update(_result_files(objects, run).values())
+            for stored in _evaluations_of(objects, contents, run):
+                needed.update(stored.files.values())
         except (ArtifactDamaged, NameInvalid) as error:
             damage.append(str(error))
     return needed, damage
+
+
+def _evaluations_of(objects: ObjectStore, contents: Contents, run: str) -> Iterator[StoredEvaluation]:
+    store = EvaluationStore(objects)
+    for evaluation in contents.evaluations_of(run):
+        stored = store.stored(run, evaluation)
+        if stored is not None:
+            yield stored
 
 
 def _snapshot_files(objects: ObjectStore, id_: str) -> dict[str, str]:
@@ -267,6 +283,7 @@ def _problems_of_run(
     objects: ObjectStore, contents: Contents, run: str, there: set[str]
 ) -> Iterator[Finding]:
     path = f"runs/{run}"
+    yield from _problems_of_evaluations(objects, contents, run, there)
     try:
         for name, digest in _result_files(objects, run).items():
             if not _is_there(objects, digest, there):
@@ -282,6 +299,22 @@ def _problems_of_run(
                 yield Finding(f"{path}/files/{ref.sha256}", f"a checkpoint names it as {ref.name}; missing")
     except (ArtifactDamaged, NameInvalid) as error:
         yield Finding(path, str(error))
+
+
+def _problems_of_evaluations(
+    objects: ObjectStore, contents: Contents, run: str, there: set[str]
+) -> Iterator[Finding]:
+    store = EvaluationStore(objects)
+    for evaluation in contents.evaluations_of(run):
+        try:
+            stored = store.stored(run, evaluation)
+        except (ArtifactDamaged, NameInvalid) as error:
+            yield Finding(f"runs/{run}/{DIRECTORY}/{evaluation}.json", str(error))
+            continue
+        for name, digest in stored.files.items() if stored else ():
+            if not _is_there(objects, digest, there):
+                path = manifest_path(run, evaluation)
+                yield Finding(path, f"names {name}, whose blob {digest} is missing")
 
 
 def _is_there(objects: ObjectStore, digest: str, listed: set[str]) -> bool:

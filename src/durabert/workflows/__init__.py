@@ -2,6 +2,7 @@
 
 from durabert.workflows.bert_batch_inference import BertBatchInferenceWorkflow
 from durabert.workflows.bert_checkpointing import CheckpointedBertTrainingWorkflow
+from durabert.workflows.bert_eval import BertEvalWorkflow, BertRunEvaluationWorkflow
 from durabert.workflows.bert_export import BertExportWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
 
@@ -11,13 +12,17 @@ WORKFLOWS = [
     BertInferenceWorkflow,
     BertBatchInferenceWorkflow,
     BertExportWorkflow,
+    BertEvalWorkflow,
+    BertRunEvaluationWorkflow,
 ]
 
 __all__ = [
     "WORKFLOWS",
     "BertBatchInferenceWorkflow",
+    "BertEvalWorkflow",
     "BertExportWorkflow",
     "BertFineTuningWorkflow",
     "BertInferenceWorkflow",
+    "BertRunEvaluationWorkflow",
     "CheckpointedBertTrainingWorkflow",
 ]

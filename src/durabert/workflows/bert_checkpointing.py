@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         RunOutcome,
         RunReport,
         SnapshotRequest,
+        SnapshotResult,
     )
     from durabert.workflows.experiment import ExperimentRuns, error_info
     from durabert.workflows.policies import call, require_not_cancelled
@@ -40,14 +41,17 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
         Raises:
             ApplicationError: every run failed; its detail is the ``ExperimentResult``.
         """
+        return await self.conduct(spec)
+
+    async def conduct(self, spec: ExperimentSpec) -> ExperimentResult:
+        """Prepare, then train every run.
+
+        Raises:
+            ApplicationError: every run failed; its detail is the ``ExperimentResult``.
+        """
         self.show()
         try:
-            snapshot = await call(
-                CREATE_DATASET_SNAPSHOT,
-                SnapshotRequest(data=spec.data),
-                activity_id="snapshot",
-                summary=f"snapshot of {spec.data.source}"[:200],
-            )
+            snapshot = await self.prepare(spec)
             require_not_cancelled()
         except (ActivityError, asyncio.CancelledError) as error:
             if not isinstance(error, ActivityError) or is_cancelled_exception(error):
@@ -65,8 +69,17 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
                     checkpoints=spec.checkpoints,
                     start_from=spec.start_from,
                 )
-                for run, config in zip(self._names, spec.runs, strict=True)
+                for run, config in spec.each_run()
             ]
+        )
+
+    async def prepare(self, spec: ExperimentSpec) -> SnapshotResult:
+        """Return the snapshot that all runs train on."""
+        return await call(
+            CREATE_DATASET_SNAPSHOT,
+            SnapshotRequest(data=spec.data),
+            activity_id="snapshot",
+            summary=f"snapshot of {spec.data.source}"[:200],
         )
 
     @workflow.signal(name=REPORT_SIGNAL)

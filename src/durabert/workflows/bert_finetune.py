@@ -47,7 +47,7 @@ class BertFineTuningWorkflow(ExperimentRuns):
         return await self.train_all(
             [
                 FineTuneRequest(experiment=spec.name, run=run, data=spec.data, config=config)
-                for run, config in zip(self._names, spec.runs, strict=True)
+                for run, config in spec.each_run()
             ]
         )
 

@@ -34,7 +34,8 @@ class ExperimentRuns:
         self._names = spec.run_names()
         self._runs: dict[str, asyncio.Task[RunOutcome]] = {}
         self._unwanted: set[str] = set()
-        self._turn = asyncio.Semaphore(1) if spec.in_order else None
+        at_once = 1 if spec.in_order else spec.max_concurrent
+        self._turn = asyncio.Semaphore(at_once) if at_once else None
 
     async def train_all(self, requests: Sequence[FineTuneRequest]) -> ExperimentResult:
         """Train every run and return how each ended.
@@ -106,13 +107,14 @@ class ExperimentRuns:
             async with AsyncExitStack() as stack:
                 if self._turn:
                     await stack.enter_async_context(self._turn)
-                outcome = await self._attempt(request)
+                outcome = await self.attempt(request)
         except asyncio.CancelledError:
             outcome = RunOutcome(run=request.run, status="cancelled")
         self.show(outcome)
         return outcome
 
-    async def _attempt(self, request: FineTuneRequest) -> RunOutcome:
+    async def attempt(self, request: FineTuneRequest) -> RunOutcome:
+        """Train a run and return how it ended."""
         try:
             result = await call(
                 FINE_TUNE_BERT, request, activity_id=request.run, summary=describe_config(request.config)

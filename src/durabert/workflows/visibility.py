@@ -8,7 +8,14 @@ from temporalio import workflow
 from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.specs import AttemptReport, BatchProgress, ExperimentProgress, RunOutcome, RunProgress
+    from durabert.specs import (
+        AttemptReport,
+        BatchProgress,
+        EvaluationOutcome,
+        ExperimentProgress,
+        RunOutcome,
+        RunProgress,
+    )
 
 EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
 MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
@@ -68,6 +75,7 @@ def _cell(text: str) -> str:
 
 
 SHOWN_ATTEMPTS: Final = 5
+SHOWN_EVALUATIONS: Final = 100
 
 
 def progress_table(progress: ExperimentProgress, ended: list[RunOutcome]) -> str:
@@ -97,6 +105,24 @@ def _progress_row(run: RunProgress, outcome: RunOutcome | None) -> str:
 def _attempt(attempt: AttemptReport, status: str) -> str:
     start = "" if attempt.resumed_from is None else f" from step {attempt.resumed_from}"
     return f"{attempt.number}{start}: {attempt.ended or ('goes on' if status == 'open' else status)}"
+
+
+def evaluation_table(evaluations: dict[str, list[EvaluationOutcome]]) -> str:
+    """Return a Markdown table of the evaluations that have ended, by run; the newest 100."""
+    rows = [
+        f"| {run} | {one.name} | {_measured(one)} |" for run, ended in evaluations.items() for one in ended
+    ]
+    if not rows:
+        return ""
+    return "\n".join(["| run | evaluation set | |", "|---|---|---|", *rows[-SHOWN_EVALUATIONS:]])
+
+
+def _measured(outcome: EvaluationOutcome) -> str:
+    if outcome.result is None:
+        return _cell(outcome.error.message) if outcome.error else outcome.status
+    result = outcome.result
+    low, high = result.intervals[result.metric]
+    return f"{result.metric} {result.metrics[result.metric]:.4f}, {low:.4f} to {high:.4f}, {result.rows} rows"
 
 
 def batch_details(output: str, progress: BatchProgress) -> str:
