@@ -62,6 +62,12 @@ class Terminal:
         out, err = self._capfd.readouterr()
         return Told(ended.value.code or 0, out, err)
 
+    def objects(self, *arguments: object, **environment: str) -> list[dict[str, Any]]:
+        """Type a command that works with ``--json`` and return what it printed."""
+        told = self.type(*arguments, "--json", **environment)
+        assert told.code == 0, told.err
+        return told.objects()
+
     def runs(self) -> set[str]:
         directory = self.home / "runs"
         return {entry.name for entry in directory.iterdir()} if directory.is_dir() else set()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from durabert.client import Client
 from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
+from durabert.client.naming import resolved
 from durabert.connection import explicit_profile
 from durabert.errors import DurabertError, RunCancelled, TextsInvalid
 from durabert.specs import (
@@ -34,6 +35,7 @@ def fine_tune(
     profile: str | None = None,
     pattern: str = DEFAULT_PATTERN,
     start_from: str | None = None,
+    reuse: bool = True,
     **config: Any,
 ) -> FineTuneResult:
     """Fine-tune one model durably and return its result.
@@ -46,6 +48,7 @@ def fine_tune(
         profile: Temporal connection profile; default: the embedded engine.
         pattern: ``bert_checkpointing``, or ``bert_finetune``, which makes no checkpoints.
         start_from: go on from a checkpoint of another run, ``RUN`` or ``RUN@STEP``.
+        reuse: link a run that was trained on the same inputs before, under another name.
         **config: fields of ``FineTuneConfig``, such as ``model``, ``epochs`` or ``learning_rate``.
 
     Raises:
@@ -55,7 +58,8 @@ def fine_tune(
     checked_name(name)
     given = data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
     parent = None if start_from is None else CheckpointRef.parse_text(start_from)
-    spec = ExperimentSpec(name=name, data=given, runs=(FineTuneConfig.parse(config),), start_from=parent)
+    runs = (FineTuneConfig.parse(config),)
+    spec = ExperimentSpec(name=name, data=given, runs=runs, start_from=parent, reuse=reuse)
     spec = located(spec, here=explicit_profile(profile) is None)
     return _blocking(_fine_tune(spec, pattern, profile))
 
@@ -66,7 +70,7 @@ def predict(
     """Predict with the model of a finished run, one prediction a text.
 
     Args:
-        run: name of the run.
+        run: name of the run, or ``NAME@ALIAS`` or ``NAME@3`` of the registry.
         texts: a few texts, or pairs of texts for a pair task.
         profile: Temporal connection profile; default: the embedded engine.
 
@@ -75,7 +79,7 @@ def predict(
     """
     if isinstance(texts, str):
         raise TextsInvalid(f"texts is {texts[:80]!r}, but should be a list of texts")
-    request = InferenceRequest.parse({"run": run, "texts": list(texts)})
+    request = InferenceRequest.parse({"run": resolved(run), "texts": list(texts)})
     return _blocking(_predict(request, profile))
 
 

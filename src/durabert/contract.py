@@ -27,6 +27,7 @@ from durabert.specs import (
     SnapshotResult,
     Wire,
 )
+from durabert.specs.registry import PromotionCheck, PromotionRequest, RegistryRequest, RegistryVersion
 
 Request = TypeVar("Request", bound=Wire)
 Result = TypeVar("Result", bound=Wire)
@@ -46,6 +47,8 @@ CREATE_DATASET_SNAPSHOT: Final = ActivityContract("create_dataset_snapshot", Sna
 RUN_BERT_INFERENCE: Final = ActivityContract("run_bert_inference", InferenceRequest, InferenceResult)
 PLAN_BATCH_INFERENCE: Final = ActivityContract("plan_batch_inference", BatchInferenceRequest, BatchPlan)
 COMMIT_BATCH_INFERENCE: Final = ActivityContract("commit_batch_inference", BatchCommit, BatchInferenceResult)
+CHECK_PROMOTION: Final = ActivityContract("check_promotion", PromotionRequest, PromotionCheck)
+REGISTER_VERSION: Final = ActivityContract("register_version", RegistryRequest, RegistryVersion)
 EXPORT_BERT: Final = ActivityContract("export_bert", ExportRequest, ExportResult)
 PLAN_EVALUATIONS: Final = ActivityContract("plan_evaluations", EvaluationPlanRequest, EvaluationPlan)
 EVALUATE_BERT: Final = ActivityContract("evaluate_bert", EvaluationRequest, EvaluationResult)
@@ -57,6 +60,7 @@ BATCH_INFERENCE_WORKFLOW: Final = "BertBatchInferenceWorkflow"
 EXPORT_WORKFLOW: Final = "BertExportWorkflow"
 EVAL_WORKFLOW: Final = "BertEvalWorkflow"
 RUN_EVALUATION_WORKFLOW: Final = "BertRunEvaluationWorkflow"
+PROMOTION_WORKFLOW: Final = "BertPromotionWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,
@@ -66,6 +70,8 @@ PATTERNS: Final = {
 """Workflows that train an experiment, by the name of their pattern; the first is the default."""
 
 CANCEL_RUN_UPDATE: Final = "cancel_run"
+APPROVE_UPDATE: Final = "approve"
+REJECT_UPDATE: Final = "reject"
 REPORT_SIGNAL: Final = "report"
 """By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
 
@@ -90,6 +96,9 @@ DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"
 
 SPEC_DIGEST_MEMO: Final = "durabert_spec_sha256"
 """Memo field by which a second start of the same experiment is recognised."""
+
+STARTED_BY_MEMO: Final = "durabert_started_by"
+"""Memo field with user and host of the client that started a workflow."""
 
 SEARCH_ATTRIBUTES: Final = {
     "DurabertExperiment": "Keyword",

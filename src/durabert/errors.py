@@ -21,7 +21,10 @@ DurabertError
 │   ├── StoreInvalid             the store's URL is wrong, or cannot be reached or written at the start
 │   ├── SnapshotNotFound         no snapshot of that id in the store
 │   ├── OutputInUse              the output directory holds something else, or cannot be written
-│   └── CheckpointNotUsable      no such checkpoint, or one of another model, task or data
+│   ├── CheckpointNotUsable      no such checkpoint, or one of another model, task or data
+│   ├── ModelNotRegistered       the registry has no such name, alias or version
+│   ├── PromotionNotOpen         no promotion waits for a decision, or not any more
+│   └── PromotionPending         another promotion to that alias waits for a decision
 ├── RunFailed                    the run itself cannot succeed: never retried, exit code 1
 │   ├── TrainingDiverged         loss or gradient is not finite
 │   ├── ArtifactDamaged          what the store gave is not what was put there
@@ -181,6 +184,21 @@ class OutputInUse(UserError):
 
 class CheckpointNotUsable(UserError):
     """There is no such checkpoint, or it belongs to another model, task or data."""
+
+
+class ModelNotRegistered(UserError):
+    """The registry has no such name, alias or version."""
+
+    def __init__(self, ref: str, *, reason: str) -> None:
+        super().__init__(f"there is no {_shown(ref)}: {reason}; 'durabert registry' lists what there is")
+
+
+class PromotionNotOpen(UserError):
+    """No promotion waits for a decision: there was none, or it has ended."""
+
+
+class PromotionPending(UserError):
+    """Another promotion to the same alias waits for a decision."""
 
 
 class RunFailed(DurabertError):

@@ -14,6 +14,7 @@ from durabert.activities.devices import DeviceSlots
 from durabert.activities.evaluations import EvaluationActivities
 from durabert.activities.exports import ExportActivities
 from durabert.activities.inference import InferenceActivities
+from durabert.activities.registry import RegistryActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
 from durabert.store.location import store_url
@@ -40,6 +41,7 @@ PRELOAD: Final = (
     "durabert.activities.export_jobs",
     "durabert.activities.evaluation_jobs",
     "durabert.activities.evaluation_planning",
+    "durabert.activities.registry_jobs",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -67,6 +69,7 @@ class DurabertPlugin(SimplePlugin):
         store = store_url(store, home=home)
         self._slots = slots or DeviceSlots.detect()
         evaluations = EvaluationActivities(home, store, self._slots)
+        registry = RegistryActivities(home, store, self._slots)
         inference = InferenceActivities(home, store, self._slots)
         super().__init__(
             "durabert",
@@ -81,6 +84,8 @@ class DurabertPlugin(SimplePlugin):
                 ExportActivities(home, store, self._slots).export_bert,
                 evaluations.plan_evaluations,
                 evaluations.evaluate_bert,
+                registry.check_promotion,
+                registry.register_version,
             ],
             run_context=_prepared_fork_server,
         )

@@ -10,6 +10,7 @@ import pytest
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import Engine
 from tests.shell import Shell, write_reviews
+from tests.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,3 +31,9 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 def reviews(shell: Shell) -> Path:
     """A CSV file of 80 reviews."""
     return shell.directory / "reviews.csv"
+
+
+@pytest.fixture
+def terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Terminal:
+    """The command line in the process of the test, in that directory."""
+    return Terminal.of(shell, monkeypatch, capfd)

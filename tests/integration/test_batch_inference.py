@@ -13,7 +13,6 @@ from tests.batches import contents, ids_in, publish, train_model, write_input
 from tests.integration.test_bad_input import require_mistake
 from tests.s3 import BUCKET, S3Server
 from tests.shell import Shell
-from tests.terminal import Terminal
 from tests.unit.test_batch_jobs import Batch
 
 NUM_ROWS = 60
@@ -39,13 +38,6 @@ def predicted(shell: Shell, run: str, texts: Path) -> Path:
     assert (result["rows"], result["predicted"], result["errors"], result["shards"]) == (NUM_ROWS, 59, 1, 3)
     assert not result["reused"]
     return Path(result["output"])
-
-
-@pytest.fixture
-def terminal(shell, monkeypatch, capfd) -> Terminal:
-    terminal = Terminal.of(shell, monkeypatch, capfd)
-    monkeypatch.chdir(shell.directory)
-    return terminal
 
 
 def test_a_directory_gets_the_predictions_in_the_order_of_the_rows(predicted):

@@ -70,7 +70,7 @@ def test_the_same_command_joins_the_run(shell, trained, reviews, tiny):
 
 
 def test_the_same_configuration_gives_the_same_model(shell, trained, reviews, tiny):
-    [again] = shell.objects("train", reviews, "--name", "again", "--model", tiny, *FAST)
+    [again] = shell.objects("train", reviews, "--name", "again", "--model", tiny, *FAST, "--no-reuse")
 
     assert again["model_sha256"] == trained["model_sha256"]
     assert again["metrics"] == trained["metrics"]

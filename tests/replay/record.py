@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from temporalio.client import WorkflowHandle, WorkflowHistory
 
@@ -34,12 +35,16 @@ from durabert.specs import (
     RunReport,
     TextsSpec,
 )
+from durabert.specs.registry import ApprovalPolicy, PromotionRequest
 from durabert.version import __version__
 from tests.real import until
 from tests.workflow.conftest import Bench, serving
 
 PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-", "bert_eval": "eval-"}
 """Of the names of histories, by pattern."""
+
+ASKING = ("experiments", "promotions")
+"""Modules of the client that write down who asks."""
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -50,8 +55,11 @@ async def record() -> None:
         engine = Engine.attach(Path(home), worker=False, search_attributes=SEARCH_ATTRIBUTES)
         try:
             temporal = await connect(plain_profile(engine.info.address))
+            # Who records is nobody's business; in the payloads it could not be replaced afterwards.
+            users = [patch(f"durabert.client.{name}.who", lambda: "somebody@host") for name in ASKING]
             async with serving(temporal, "recording") as bench:
-                await _courses(bench)
+                with users[0], users[1]:
+                    await _courses(bench)
         finally:
             engine.close()
 
@@ -80,6 +88,7 @@ async def _courses(bench: Bench) -> None:
     await _batches(client)
     await _exports(client)
     await _evaluations(client)
+    await _promotions(client)
 
 
 async def _batches(client: Client) -> None:
@@ -143,6 +152,28 @@ async def _evaluations(client: Client) -> None:
         with contextlib.suppress(DurabertError):
             await evaluation.result()
         _keep(course, await evaluation.handle.fetch_history())
+
+
+async def _promotions(client: Client) -> None:
+    """Promotions that pass, are refused, approved, rejected and expire."""
+    soon = ApprovalPolicy(remind_after_seconds=0.3, expire_after_seconds=2.5)
+    courses = {
+        "promotion": ("champion", None, None),
+        "promotion-refused": ("refused", None, None),
+        "promotion-approved": ("approved", ApprovalPolicy(), True),
+        "promotion-rejected": ("rejected", ApprovalPolicy(), False),
+        "promotion-expired": ("expired", soon, None),
+    }
+    for course, (alias, approval, approved) in courses.items():
+        request = PromotionRequest(
+            run="one-run", name="films", alias=alias, approval=approval, requested_by="somebody@host"
+        )
+        promotion = await client.start_promotion(request)
+        await promotion.settled()
+        if approved is not None:
+            await promotion.decide(approved=approved, reason="looked at it")
+        await promotion.result()
+        _keep(course, await promotion.handle.fetch_history())
 
 
 class Courses:

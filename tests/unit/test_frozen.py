@@ -28,13 +28,18 @@ COMMANDS = {
     "train": """data --name --config --model --epochs --batch-size --learning-rate --lr --max-length
         --precision --device --num-processes --seed --max-train-rows --set --run --text --text-pair --label
         --validation --test --data --in-order --from --checkpoint-every --seeds --eval-data --slice-by
-        --max-concurrent --pattern --follow --no-follow --profile --json""",
+        --max-concurrent --pattern --reuse --no-reuse --follow --no-follow --profile --json""",
     "predict": """run texts --pair --input --output --text --text-pair --row-id --precision --device --engine
         --shard-rows --concurrency --profile --json""",
     "export": "run --output --format --data --label --profile --json",
     "eval": """run data --split --slice-by --metric --text --text-pair --label --set --precision --device
         --profile --json""",
     "compare": "names --confidence --resamples --json",
+    "promote": """run --to --min-metric --ignore-champion --require-approval --remind-hours --expire-hours
+        --profile --json""",
+    "approve": "promotion --reason --profile --json",
+    "reject": "promotion --reason --profile --json",
+    "registry": "name --open --profile --json",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
@@ -43,6 +48,8 @@ COMMANDS = {
     "resume": "name --queue --follow --no-follow --profile --json",
     "verify": "run --replay-steps --json",
     "replay": "run --save --profile --json",
+    "audit": "run --output --profile --json",
+    "reproduce": "run --name --profile --json",
     "worker": "--train-queue --inference-queue --slots --drain-seconds --profile",
     "up": "--port --ui-port",
     "doctor": "--profile --json",
@@ -65,6 +72,7 @@ WORKFLOW_TYPES = {
     "BertExportWorkflow": ("ExportRequest", "ExportResult"),
     "BertEvalWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "BertRunEvaluationWorkflow": ("EvaluationRequest", "EvaluationResult"),
+    "BertPromotionWorkflow": ("PromotionRequest", "PromotionResult"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
@@ -74,12 +82,17 @@ UPDATES = {
     "BertExportWorkflow": {},
     "BertEvalWorkflow": {"cancel_run": ("str", "RunOutcome")},
     "BertRunEvaluationWorkflow": {},
+    "BertPromotionWorkflow": {
+        "approve": ("Decision", "PromotionState"),
+        "reject": ("Decision", "PromotionState"),
+    },
 }
 SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"], "BertEvalWorkflow": ["report"]}
 QUERIES = {
     "CheckpointedBertTrainingWorkflow": ["progress"],
     "BertEvalWorkflow": ["progress"],
     "BertBatchInferenceWorkflow": ["progress"],
+    "BertPromotionWorkflow": ["state"],
 }
 ACTIVITY_TYPES = {
     "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
@@ -90,6 +103,8 @@ ACTIVITY_TYPES = {
     "export_bert": ("ExportRequest", "ExportResult"),
     "plan_evaluations": ("EvaluationPlanRequest", "EvaluationPlan"),
     "evaluate_bert": ("EvaluationRequest", "EvaluationResult"),
+    "check_promotion": ("PromotionRequest", "PromotionCheck"),
+    "register_version": ("RegistryRequest", "RegistryVersion"),
 }
 
 FIELDS = {
@@ -100,7 +115,7 @@ FIELDS = {
         warmup_ratio schedule clip_norm max_length precision label_smoothing class_weights
         early_stopping_patience best_metric max_train_rows max_eval_rows seed device num_processes""",
     "ExperimentSpec": """name! data! runs in_order checkpoints start_from seeds max_concurrent
-        evaluations""",
+        evaluations reuse reproduces""",
     "EvaluationOptions": "split metrics slice_by confidence resamples seed bins worst precision device",
     "EvaluationSpec": """name data split metrics slice_by confidence resamples seed bins worst precision
         device""",
@@ -127,14 +142,28 @@ FIELDS = {
         message""",
     "RunProgress": "run! step steps epoch loss checkpoint_step attempts",
     "ExperimentProgress": "runs!",
-    "FineTuneRequest": "experiment! run! data! config! snapshot checkpoints start_from",
+    "FineTuneRequest": """experiment! run! data! config! snapshot checkpoints start_from reuse started_by
+        reproduces""",
     "RowCounts": "train! validation! test",
     "EpochResult": "epoch! step! train_loss! metrics!",
     "FineTuneResult": """run! experiment! directory! task! labels! text_columns! model! model_sha256!
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
         device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
-        micro_batches num_processes attempt_log checkpoint_seconds profile""",
+        micro_batches num_processes attempt_log checkpoint_seconds profile reused_from lineage""",
+    "Lineage": """inputs_sha256! base_model_sha256! code_sha256! hardware started_by reproduces""",
+    "ModelRef": "name! alias version",
+    "ApprovalPolicy": "remind_after_seconds expire_after_seconds",
+    "PromotionRequest": "run! name! alias! min_metrics beat_champion approval requested_by!",
+    "GateResult": "gate! passed! detail!",
+    "PromotionCheck": "model_sha256! gates! champion",
+    "Decision": "by! reason!",
+    "DecisionRecord": "approved! by! reason! at!",
+    "RegistryRequest": "promotion! check! decision execution!",
+    "RegistryVersion": "name! version! run! model_sha256! metric! metrics! created! execution!",
+    "AliasMove": "name! alias! number! version! at! by! gates! decision execution!",
+    "PromotionState": "request! phase! gates waiting_since expires reminders decision",
+    "PromotionResult": "status! run! name! alias! version before gates! decision reminders at!",
     "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share!
         forward_share backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",
@@ -174,6 +203,7 @@ ERRORS = """
     UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
     LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
     EngineUnavailable DependencyMissing StoreInvalid SnapshotNotFound OutputInUse CheckpointNotUsable
+    ModelNotRegistered PromotionNotOpen PromotionPending
     RunFailed TrainingDiverged ArtifactDamaged ExportRefused RunCancelled InfrastructureError ProcessKilled
     ProcessStalled DeviceFault OutOfMemory StoreUnavailable DivergenceSuspected AttemptSuperseded
     WorkerLost RunPaused WorkerStopping UnexpectedError
@@ -290,4 +320,5 @@ def test_the_client_has_these_methods():
         "connect", "start", "status", "run_status", "watch", "wait", "experiments", "cancel", "predict",
         "start_prediction", "start_batch", "batch", "history", "pause", "resume", "export", "start_export",
         "evaluate", "start_evaluation",
+        "start_promotion", "promotion",
     }  # fmt: skip

@@ -34,6 +34,7 @@ from durabert.workflows import WORKFLOWS
 from tests.real import until
 from tests.workflow.fake_batches import FakeBatches, finished_as_it_is_cancelled
 from tests.workflow.fake_evaluations import FakeEvaluations
+from tests.workflow.fake_registry import FakeRegistry
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -88,6 +89,7 @@ class FakeActivities:
     queues: list[str] = field(default_factory=list)
     batches: FakeBatches = field(default_factory=FakeBatches)
     evaluations: FakeEvaluations = field(default_factory=FakeEvaluations)
+    registry: FakeRegistry = field(default_factory=FakeRegistry)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
     """What a stubborn run waits for when it is told to go, and a held snapshot before it is taken."""
 
@@ -224,6 +226,8 @@ async def serving(temporal, queue, **options):
             activities.export_bert,
             activities.evaluations.plan_evaluations,
             activities.evaluations.evaluate_bert,
+            activities.registry.check_promotion,
+            activities.registry.register_version,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

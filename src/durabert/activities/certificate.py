@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,22 +15,14 @@ from durabert.bert.rerun import rerun
 from durabert.bert.snapshots import check_content
 from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable, DurabertError, RunNotFound
-from durabert.specs import DataSpec, FineTuneConfig, Progress
+from durabert.specs import DataSpec, FineTuneConfig, FineTuneResult, Progress
+from durabert.specs.audit import Finding
 from durabert.specs.durability import CURVE_FILE
 from durabert.store.checkpoints import Checkpoint, FileRef, RunCheckpoints, state_sha256
 from durabert.store.journal import Record
 from durabert.store.objects import ObjectStore
 from durabert.store.results import ResultStore, StoredResult, document
 from durabert.store.snapshots import SnapshotStore
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of a certificate."""
-
-    subject: str
-    state: Literal["ok", "damaged", "different"]
-    detail: str
 
 
 def certify(
@@ -62,11 +53,12 @@ def certify(
     try:
         stored = ResultStore(objects).result(run)
     except ArtifactDamaged as error:
-        yield Finding("result", "damaged", str(error))
+        yield _found("result", "damaged", str(error))
     if stored is None and record.next_number == 1:
         raise RunNotFound(run)
     if stored is not None:
         yield from _of_result(objects, record, stored)
+        yield from _of_source(objects, home, stored.result, replay_steps, report)
     if not record.of_kind("checkpoint"):
         return
     yield from _of_checkpoints(checkpoints, record)
@@ -75,26 +67,56 @@ def certify(
         yield from _of_steps(objects, home, checkpoints, record, replay_steps, report)
 
 
+def _found(subject: str, state: Literal["ok", "damaged", "different"], detail: str) -> Finding:
+    return Finding(subject=subject, state=state, detail=detail)
+
+
 def _of_journal(record: Record) -> Iterator[Finding]:
     if record.entries or record.damages:
-        yield Finding("journal", "ok", f"{len(record.entries)} entries, each bound to the one before")
+        yield _found("journal", "ok", f"{len(record.entries)} entries, each bound to the one before")
     for damage in record.damages:
-        yield Finding(f"journal entry {damage.number}", "damaged", damage.reason)
+        yield _found(f"journal entry {damage.number}", "damaged", damage.reason)
 
 
 def _of_result(objects: ObjectStore, record: Record, stored: StoredResult) -> Iterator[Finding]:
     told = record.of_kind("result")
     digest = hashlib.sha256(document(stored.result, stored.files)).hexdigest()
     if told and told[-1].body["result_sha256"] != digest:
-        yield Finding(
+        yield _found(
             "result", "different", f"the journal says {told[-1].body['result_sha256']}, not {digest}"
         )
     else:
-        yield Finding(
+        yield _found(
             "result", "ok", f"{stored.result.metric} {stored.result.metrics[stored.result.metric]:.4f}"
         )
     with tempfile.TemporaryDirectory() as directory:
         yield _of_model(objects, stored, Path(directory))
+
+
+def _of_source(
+    objects: ObjectStore,
+    home: Path,
+    result: FineTuneResult,
+    replay_steps: int | None,
+    report: Callable[[Progress], None],
+) -> Iterator[Finding]:
+    """Check the run that a linked one was trained as."""
+    source = result.reused_from
+    if source is None:
+        return
+    try:
+        for finding in certify(objects, home, source, replay_steps=replay_steps, report=report):
+            yield finding.model_copy(update={"subject": f"{source}: {finding.subject}"})
+        original = ResultStore(objects).result(source)
+    except (RunNotFound, ArtifactDamaged) as error:
+        yield _found(f"link to {source}", "damaged", str(error))
+        return
+    inputs = original and original.result.lineage and original.result.lineage.inputs_sha256
+    same = original is not None and original.result.model_sha256 == result.model_sha256
+    if same and result.lineage is not None and inputs == result.lineage.inputs_sha256:
+        yield _found(f"link to {source}", "ok", "the same inputs and weights")
+    else:
+        yield _found(f"link to {source}", "different", "it has other inputs or weights")
 
 
 def _of_model(objects: ObjectStore, stored: StoredResult, directory: Path) -> Finding:
@@ -102,10 +124,10 @@ def _of_model(objects: ObjectStore, stored: StoredResult, directory: Path) -> Fi
         ResultStore(objects).fetch_files(stored, directory)
         found = stored_sha256(directory)
     except DurabertError as error:
-        return Finding("model", "damaged", str(error))
+        return _found("model", "damaged", str(error))
     if found != stored.result.model_sha256:
-        return Finding("model", "different", f"its weights have {found}, not {stored.result.model_sha256}")
-    return Finding("model", "ok", f"{len(stored.files)} files, weights {found[:12]}")
+        return _found("model", "different", f"its weights have {found}, not {stored.result.model_sha256}")
+    return _found("model", "ok", f"{len(stored.files)} files, weights {found[:12]}")
 
 
 def _of_checkpoints(checkpoints: RunCheckpoints, record: Record) -> Iterator[Finding]:
@@ -114,12 +136,12 @@ def _of_checkpoints(checkpoints: RunCheckpoints, record: Record) -> Iterator[Fin
         try:
             files = checkpoints.read(checkpoint)
         except ArtifactDamaged as error:
-            yield Finding(subject, "damaged", str(error))
+            yield _found(subject, "damaged", str(error))
             continue
         if state_sha256(checkpoint.files) != checkpoint.state_sha256:
-            yield Finding(subject, "different", "its files are not those of its state's digest")
+            yield _found(subject, "different", "its files are not those of its state's digest")
         else:
-            yield Finding(subject, "ok", f"{len(files)} files, state {checkpoint.state_sha256[:12]}")
+            yield _found(subject, "ok", f"{len(files)} files, state {checkpoint.state_sha256[:12]}")
     yield _of_curve(checkpoints, record)
 
 
@@ -128,12 +150,12 @@ def _of_curve(checkpoints: RunCheckpoints, record: Record) -> Finding:
     try:
         points = curve(checkpoints, record, last)
     except ArtifactDamaged as error:
-        return Finding("curve", "damaged", str(error))
+        return _found("curve", "damaged", str(error))
     steps = [point.step for point in points]
     first = steps[0] if steps else 1
     if steps != list(range(first, last.step + 1)):
-        return Finding("curve", "different", f"its {len(steps)} points are not the steps to {last.step}")
-    return Finding("curve", "ok", f"{len(steps)} points, no gap and none twice")
+        return _found("curve", "different", f"its {len(steps)} points are not the steps to {last.step}")
+    return _found("curve", "ok", f"{len(steps)} points, no gap and none twice")
 
 
 def curve(checkpoints: RunCheckpoints, record: Record, last: Checkpoint) -> list[Point]:
@@ -163,9 +185,9 @@ def _of_snapshot(
         snapshots.verify(snapshot)
         check_content(snapshots.fetch(snapshot))
     except ArtifactDamaged as error:
-        yield Finding("snapshot", "damaged", str(error))
+        yield _found("snapshot", "damaged", str(error))
     else:
-        yield Finding("snapshot", "ok", f"{snapshot[:12]}, as its rows say")
+        yield _found("snapshot", "ok", f"{snapshot[:12]}, as its rows say")
 
 
 def _of_steps(
@@ -184,7 +206,7 @@ def _of_steps(
     first = 0 if start is None else start.step
     points = {point.step: point.loss for point in curve(checkpoints, record, kept[-1])}
     config = _alone(FineTuneConfig.model_validate(told["config"], extra="ignore"), told)
-    data = _data(objects, home, config, told)
+    data = data_of(objects, home, config, told)
     moments = rerun(
         config,
         data,
@@ -204,14 +226,14 @@ def _of_steps(
         if moment.step in wanted:
             found[moment.step].add(_state_of(moment.state()))
     yield (
-        Finding("losses derived anew", "different", different[0])
+        _found("losses derived anew", "different", different[0])
         if different
-        else Finding("losses derived anew", "ok", f"{losses} steps from step {first}, equal to the last bit")
+        else _found("losses derived anew", "ok", f"{losses} steps from step {first}, equal to the last bit")
     )
     for step, checkpoint in wanted.items():
         same = checkpoint.state_sha256 in found[step]
         detail = f"{checkpoint.state_sha256[:12]}, derived from step {first}"
-        yield Finding(f"state of step {step}", "ok" if same else "different", detail)
+        yield _found(f"state of step {step}", "ok" if same else "different", detail)
 
 
 def _start(
@@ -245,7 +267,8 @@ def _alone(config: FineTuneConfig, told: dict[str, Any]) -> FineTuneConfig:
     return config.model_copy(update={"gradient_accumulation": pieces, "num_processes": 1})
 
 
-def _data(objects: ObjectStore, home: Path, config: FineTuneConfig, told: dict[str, Any]) -> Any:
+def data_of(objects: ObjectStore, home: Path, config: FineTuneConfig, told: Mapping[str, Any]) -> Any:
+    """Return the rows of a run, as ``data`` and ``snapshot`` of its environment say."""
     snapshot = told["snapshot"]
     return load_training_data(
         DataSpec.model_validate(told["data"], extra="ignore"),

@@ -15,6 +15,7 @@ import torch
 
 from durabert.activities.dataset_jobs import snapshot_directory
 from durabert.activities.jobs import fetch_run, reporter, stoppable
+from durabert.activities.reuse import Inputs, linked, remember, trained_as
 from durabert.bert.card import versions
 from durabert.bert.checkpointing import Checkpoints
 from durabert.bert.data import TrainingData, load_training_data
@@ -87,7 +88,7 @@ class TrainJob(Wire):
 
 @stoppable()
 def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
-    """Train one run and publish it; a run that is published already is not trained again."""
+    """Train one run and publish it; what is there already, by name or by content, is not trained again."""
     return trained(TrainJob.model_validate(payload), channel, ALONE)
 
 
@@ -98,15 +99,19 @@ def trained(job: TrainJob, channel: Channel, peers: Peers) -> dict[str, Any]:
     report(Progress(phase="loading data", epochs=job.request.config.epochs))
     objects = open_store(job.store, home=job.home)
     data = load_data(job, objects, Reporter(report, channel.stop_requested))
-    published = fetch_run(objects, job.request.run, job.home)
+    inputs, published = None, fetch_run(objects, job.request.run, job.home)
+    if published is None:
+        inputs = Inputs.of(job.request, data)
+        published = linked(objects, job.request, inputs.lineage, job.home, job.staging, attempt=job.attempt)
     if peers.agreed(published is None):
-        result = _train_anew(job, objects, data, channel, peers, began=began)
-        if result is not None:
-            return result.model_dump(mode="json")
+        assert inputs is not None
+        published = _train_anew(job, objects, inputs, channel, peers, began=began)
         # An earlier attempt of this run, thought dead, was faster; or somebody else's run.
-        published = fetch_run(objects, job.request.run, job.home)
+        published = published or fetch_run(objects, job.request.run, job.home)
     assert published is not None
-    return _same_run(published, job.request, data).model_dump(mode="json")
+    result = _same_run(published, job.request, data)
+    remember(objects, result)
+    return result.model_dump(mode="json")
 
 
 def load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> TrainingData:
@@ -124,18 +129,18 @@ def load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> Traini
 
 
 def _train_anew(
-    job: TrainJob, objects: ObjectStore, data: TrainingData, channel: Channel, peers: Peers, *, began: float
+    job: TrainJob, objects: ObjectStore, inputs: Inputs, channel: Channel, peers: Peers, *, began: float
 ) -> FineTuneResult | None:
     """Train and publish; None if the run is published by then."""
     if job.request.checkpoints is None:
-        model = _fine_tune(job, data, channel, peers, reporter(channel), None)
-        return _publish(job, objects, _result(job, data, model, began=began), None)
-    attempt = _begin(job, objects, data)
+        model = _fine_tune(job, inputs, channel, peers, reporter(channel), None)
+        return _publish(job, objects, _result(job, inputs, model, began=began), None)
+    attempt = _begin(job, objects, inputs)
     teller = _Teller(attempt, reporter(channel))
     with _ending_told(attempt, job.execution):
-        checkpoints = _checkpoints(job, objects, data, attempt, teller)
-        model = _fine_tune(job, data, channel, peers, teller.report, checkpoints)
-        result = _result(job, data, model, began=began).model_copy(
+        checkpoints = _checkpoints(job, objects, inputs.data, attempt, teller)
+        model = _fine_tune(job, inputs, channel, peers, teller.report, checkpoints)
+        result = _result(job, inputs, model, began=began).model_copy(
             update={
                 "parent": job.request.start_from,
                 "state_sha256": attempt.state_sha256,
@@ -149,7 +154,7 @@ def _train_anew(
 
 def _fine_tune(
     job: TrainJob,
-    data: TrainingData,
+    inputs: Inputs,
     channel: Channel,
     peers: Peers,
     report: Callable[[Progress], None],
@@ -157,23 +162,24 @@ def _fine_tune(
 ) -> TrainedModel:
     return fine_tune(
         job.request.config,
-        data,
+        inputs.data,
         output=job.staging / MODEL_DIRECTORY,
         report=report,
         should_stop=channel.stop_requested,
         checkpoints=checkpoints,
         halvings=job.halvings,
+        base_model=inputs.base_model,
         token_cache=job.token_cache,
         peers=peers,
     )
 
 
-def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
+def _begin(job: TrainJob, objects: ObjectStore, inputs: Inputs) -> Attempt:
     request = job.request
     assert request.checkpoints is not None
     what = {
         "config": request.config.model_dump(mode="json"),
-        "data_sha256": data.sha256,
+        "data_sha256": inputs.data.sha256,
         "parent": None if request.start_from is None else request.start_from.model_dump(mode="json"),
     }
     # A checkpoint does not know how many processes there were.
@@ -193,6 +199,7 @@ def _begin(job: TrainJob, objects: ObjectStore, data: TrainingData) -> Attempt:
             "versions": versions(),
             "num_threads": torch.get_num_threads(),
             "num_processes": job.num_processes,
+            "lineage": inputs.lineage.model_dump(mode="json"),
         },
     )
 
@@ -218,7 +225,7 @@ def _checkpoints(
 def _parent_files(
     parent: CheckpointRef, config: FineTuneConfig, objects: ObjectStore, data: TrainingData
 ) -> dict[str, bytes]:
-    checkpoints = RunCheckpoints(objects, parent.run)
+    checkpoints = RunCheckpoints(objects, trained_as(objects, parent.run))
     checkpoint, files = checkpoints.at(parent.step)
     told = checkpoints.environment(checkpoint)
     if told["data_sha256"] != data.sha256:
@@ -311,8 +318,8 @@ def _publish(
     return result
 
 
-def _result(job: TrainJob, data: TrainingData, trained: TrainedModel, *, began: float) -> FineTuneResult:
-    request = job.request
+def _result(job: TrainJob, inputs: Inputs, trained: TrainedModel, *, began: float) -> FineTuneResult:
+    request, data = job.request, inputs.data
     return FineTuneResult(
         run=request.run,
         experiment=request.experiment,
@@ -327,6 +334,7 @@ def _result(job: TrainJob, data: TrainingData, trained: TrainedModel, *, began: 
         seconds=time.perf_counter() - began,
         snapshot=request.snapshot,
         num_processes=job.num_processes,
+        lineage=inputs.lineage,
         **{field.name: getattr(trained, field.name) for field in fields(trained)},
     )
 

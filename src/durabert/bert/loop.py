@@ -78,6 +78,7 @@ def fine_tune(
     should_stop: Callable[[], bool],
     checkpoints: Checkpoints | None = None,
     halvings: int = 0,
+    base_model: Path | None = None,
     token_cache: Path | None = None,
     peers: Peers = ALONE,
 ) -> TrainedModel:
@@ -92,6 +93,7 @@ def fine_tune(
         checkpoints: what to go on from, and where to put others; none: begin anew and make none.
         halvings: how often to halve the micro-batches at the start, because a process before this one was
             killed for its memory.
+        base_model: its directory, where it has been looked up already; none: by its name.
         token_cache: directory in which tokens are kept for the next run on the same texts; none: nowhere.
         peers: who makes the steps; of several processes the others call ``assist``.
 
@@ -107,7 +109,9 @@ def fine_tune(
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
-        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache).shared_with(peers)
+        job = prepare(
+            config, data, compute, metric, reporter, base_model=base_model, token_cache=token_cache
+        ).shared_with(peers)
         state = TrainState.fresh(job.model, job.plan)
         peers.shared((checkpoints and checkpoints.files) or {})
         if checkpoints is not None:

@@ -47,11 +47,12 @@ def prepare(
     metric: str,
     reporter: Reporter,
     *,
+    base_model: Path | None = None,
     token_cache: Path | None = None,
 ) -> PreparedJob:
     """Load model and tokenizer, and turn the texts into tokens."""
     reporter.phase("loading model", epochs=config.epochs)
-    path = resolve_model(config.model)
+    path = base_model or resolve_model(config.model)
     tokenizer = load_tokenizer(path)
     classifier = load_classifier(
         path, task=data.task, labels=data.labels, max_length=config.max_length, seed=config.seed

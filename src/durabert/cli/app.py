@@ -149,6 +149,10 @@ def train(
         str | None,
         typer.Option(help="bert_checkpointing, the default; bert_finetune; bert_eval, with --eval-data."),
     ] = None,
+    reuse: Annotated[
+        bool | None,
+        typer.Option("--reuse/--no-reuse", help="Link what was trained on the same inputs; the default."),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
     profile: Profile = None,
     json: Json = False,
@@ -175,6 +179,7 @@ def train(
         evaluation=command.Evaluation(
             seeds=seeds, data=eval_data or [], slice_by=slice_by or [], max_concurrent=max_concurrent
         ),
+        reuse=reuse,
         profile=profile,
     )
     raise typer.Exit(command.run(spec, pattern=pattern, follow=follow, profile=profile, as_json=json))
@@ -294,6 +299,82 @@ def compare(
 
 
 @app.command()
+def promote(
+    run: Annotated[str, typer.Argument(help="The run whose model is promoted.")],
+    to: Annotated[str, typer.Option(metavar="NAME@ALIAS", help="The alias that is to name it.")],
+    min_metrics: Annotated[
+        list[str] | None,
+        typer.Option("--min-metric", metavar="METRIC=VALUE", help="Refuse a lower validation metric."),
+    ] = None,
+    ignore_champion: Annotated[
+        bool, typer.Option("--ignore-champion", help="Also if it is worse than what the alias names now.")
+    ] = False,
+    require_approval: Annotated[
+        bool, typer.Option("--require-approval", help="Wait until somebody approves.")
+    ] = False,
+    remind_hours: Annotated[str | None, typer.Option(help="Hours between reminders; default: 24.")] = None,
+    expire_hours: Annotated[
+        str | None, typer.Option(help="Hours until it ends undecided; default: 168.")
+    ] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Let an alias of the registry name the model of a finished run, if the gates let it pass."""
+    from durabert.cli import promote as command
+
+    request = command.request_from_options(
+        run, to=to, min_metrics=min_metrics, ignore_champion=ignore_champion,
+        require_approval=require_approval,
+        hours={"remind_after_seconds": remind_hours, "expire_after_seconds": expire_hours},
+    )  # fmt: skip
+    raise typer.Exit(command.run(request, profile=profile, as_json=json))
+
+
+@app.command()
+def approve(
+    promotion: Annotated[str, typer.Argument(help="The alias that it is to: NAME@ALIAS.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the registry.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Approve the promotion that waits for it."""
+    from durabert.cli import promote as command
+
+    raise typer.Exit(command.decide(promotion, approved=True, reason=reason, profile=profile, as_json=json))
+
+
+@app.command()
+def reject(
+    promotion: Annotated[str, typer.Argument(help="The alias that it is to: NAME@ALIAS.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the registry.")],
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """End the promotion that waits for approval."""
+    from durabert.cli import promote as command
+
+    raise typer.Exit(command.decide(promotion, approved=False, reason=reason, profile=profile, as_json=json))
+
+
+@app.command()
+def registry(
+    name: Annotated[str | None, typer.Argument(help="A model; default: all of them.")] = None,
+    waiting: Annotated[
+        bool, typer.Option("--open", help="List the promotions that wait for a decision; asks the server.")
+    ] = False,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """List models, versions and aliases, from the store, or promotions that wait."""
+    from durabert.cli import promote as command
+
+    if waiting:
+        command.open_ones(name, profile=profile, as_json=json)
+    else:
+        command.listing(name, as_json=json)
+
+
+@app.command()
 def runs(profile: Profile = None, json: Json = False) -> None:
     """List all runs, the newest experiment first."""
     from durabert.cli import look
@@ -388,6 +469,32 @@ def verify(
     from durabert.cli import verify as command
 
     raise typer.Exit(command.run(run, replay_steps=replay_steps, as_json=json))
+
+
+@app.command()
+def audit(
+    run: Annotated[str, typer.Argument(help="The run to audit.")],
+    output: Annotated[Path | None, typer.Option(help="Write the report to this Markdown file.")] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Prove from Temporal's history and the store what was run on what; needs both."""
+    from durabert.cli import audit as command
+
+    raise typer.Exit(command.run(run, output=output, profile=profile, as_json=json))
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="The run to do again.")],
+    name: Annotated[str | None, typer.Option(help="Name of the new run; default: RUN-again.")] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Train again from the recorded inputs, and compare weights, metrics and curve."""
+    from durabert.cli import reproduce as command
+
+    raise typer.Exit(command.run(run, new_name=name, profile=profile, as_json=json))
 
 
 @app.command()

@@ -16,6 +16,7 @@ from durabert.cli.train import announce_start, given
 from durabert.client import Client
 from durabert.client.batches import RunningBatch
 from durabert.client.locating import located_batch
+from durabert.client.naming import resolved
 from durabert.connection import explicit_profile
 from durabert.errors import SpecInvalid
 from durabert.specs import BatchInferenceRequest, BatchInferenceResult, BatchProgress
@@ -73,7 +74,7 @@ def request_from_options(
         raise SpecInvalid(f"engine is {engine!r}, but should be torch where predictions go to a directory")
     directory = output if is_directory(output) else f"{output}/"
     fields: dict[str, Any] = {
-        "run": run,
+        "run": resolved(run, tell=say),
         "input": {"path": str(input_file), **given(columns)},
         "output": directory,
         **given(options),

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from durabert.cli.render import print_json, put
+from durabert.cli.render import print_json, put, say
+from durabert.client.naming import resolved
 from durabert.engine import home_directory
 from durabert.specs import Wire
 
@@ -37,6 +38,7 @@ def run(names: list[str], *, options: CompareOptions, as_json: bool) -> None:
     from durabert.store.objects import open_store
 
     objects = open_store(None, home=home_directory())
+    names = [resolved(name, tell=say) for name in names]
     with _spinner() as tick:
         found = compare(
             objects, names, confidence=options.confidence, num_samples=options.resamples, on_sample=tick

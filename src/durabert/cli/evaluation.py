@@ -11,6 +11,7 @@ from durabert.cli.render import print_json, say
 from durabert.cli.train import assigned, given
 from durabert.client import Client
 from durabert.client.locating import located_evaluation
+from durabert.client.naming import resolved
 from durabert.connection import explicit_profile
 from durabert.engine import home_directory
 from durabert.errors import ArtifactDamaged, StoreInvalid, StoreUnavailable
@@ -36,7 +37,7 @@ def request_from_options(
     Raises:
         UserError: an option is unknown or out of range, or a file is not there.
     """
-    fields = {"run": run, "data": {"source": data, **given(columns)}}
+    fields = {"run": resolved(run, tell=say), "data": {"source": data, **given(columns)}}
     request = EvaluationRequest.parse({**fields, **given(options), **assigned(assignments, option="--set")})
     return located_evaluation(request, here=explicit_profile(profile) is None)
 

@@ -10,6 +10,7 @@ from durabert.cli.follow import follow_export
 from durabert.cli.render import print_export, print_json, say
 from durabert.client import Client
 from durabert.client.locating import located_export
+from durabert.client.naming import resolved
 from durabert.connection import explicit_profile
 from durabert.errors import SpecInvalid
 from durabert.specs import ExportRequest, ExportResult
@@ -23,7 +24,7 @@ def request_from_options(
     Raises:
         UserError: there is no such format, a label column without data, or a file that is not there.
     """
-    fields: dict[str, Any] = {"run": run, "format": form, "output": str(output)}
+    fields: dict[str, Any] = {"run": resolved(run, tell=say), "format": form, "output": str(output)}
     if data is not None:
         fields["data"] = {"source": data, "label": label}
     elif label is not None:

@@ -18,6 +18,7 @@ from durabert.cli.render import (
     say,
 )
 from durabert.client import Client
+from durabert.client.naming import resolved
 
 if TYPE_CHECKING:
     from durabert.client import ExperimentView
@@ -36,6 +37,7 @@ def runs(*, profile: str | None, as_json: bool) -> None:
 
 def show(name: str, *, profile: str | None, as_json: bool) -> None:
     """Show an experiment or one run of it."""
+    name = resolved(name, tell=say)
     view = asyncio.run(_status(name, profile))
     chosen = [run for run in view.runs if name in (run.run, view.name)]
     if as_json:

@@ -10,6 +10,7 @@ from durabert.cli.follow import follow_prediction
 from durabert.cli.render import print_json, print_predictions, say
 from durabert.client import Client
 from durabert.client.locating import located_request
+from durabert.client.naming import resolved
 from durabert.connection import explicit_profile
 from durabert.errors import SpecInvalid, TextsInvalid
 from durabert.specs import InferenceRequest, InferenceResult
@@ -33,7 +34,12 @@ def request_from_options(
     Raises:
         UserError: neither texts nor a file, both, a text that is empty, or a file that is not there.
     """
-    fields: dict[str, Any] = {"run": run, "precision": precision, "device": device, "engine": engine}
+    fields: dict[str, Any] = {
+        "run": resolved(run, tell=say),
+        "precision": precision,
+        "device": device,
+        "engine": engine,
+    }
     given = {name: value for name, value in columns.items() if value is not None}
     if texts:
         fields["texts"] = _inline(texts, pairs or [])

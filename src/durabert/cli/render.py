@@ -83,6 +83,13 @@ def print_experiment(view: ExperimentView) -> None:
     for notice in dict.fromkeys(notice for run in view.runs if run.result for notice in run.result.notices):
         put(f"note: {notice}", style="yellow")
     for run in view.runs:
+        if run.result and run.result.reused_from:
+            put(
+                f"note: {run.run} has the inputs of run {run.result.reused_from} and is linked to it, not "
+                "trained again; --no-reuse trains",
+                style="yellow",
+            )
+    for run in view.runs:
         if run.result:
             put(f"{run.run}: {run.result.directory}")
 
@@ -183,6 +190,7 @@ def _facts(run: RunView) -> list[tuple[str, str]]:
             ("model sha256", result.model_sha256),
             ("data sha256", result.data_sha256),
             *_durability(result),
+            *_lineage(result),
             ("versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
             ("directory", result.directory),
             *[("note", notice) for notice in result.notices],
@@ -240,6 +248,20 @@ def _durability(result: FineTuneResult) -> list[tuple[str, str]]:
         ("processes", str(result.num_processes) if result.num_processes > 1 else None),
     ]
     return [(name, value) for name, value in optional if value]
+
+
+def _lineage(result: FineTuneResult) -> list[tuple[str, str]]:
+    facts = [("linked to", result.reused_from)]
+    if result.lineage is not None:
+        facts += [
+            ("reproduces", result.lineage.reproduces),
+            ("started by", result.lineage.started_by),
+            ("base model sha256", result.lineage.base_model_sha256),
+            ("code sha256", result.lineage.code_sha256),
+            ("inputs sha256", result.lineage.inputs_sha256),
+            ("hardware", ", ".join(result.lineage.hardware.values())),
+        ]
+    return [(name, value) for name, value in facts if value]
 
 
 def _numbers(metrics: dict[str, float]) -> str:

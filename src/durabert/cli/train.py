@@ -79,6 +79,7 @@ def spec_from_options(
     start_from: str | None = None,
     checkpoint_every: str | None = None,
     evaluation: Evaluation = Evaluation(),
+    reuse: bool | None = None,
     profile: str | None,
 ) -> ExperimentSpec:
     """Build an experiment from a TOML file, options, or both; options win.
@@ -92,6 +93,8 @@ def spec_from_options(
     document |= (
         given({"name": name, "in_order": in_order or None, "runs": runs or None}) | evaluation.fields()
     )
+    # Whoever types a command wants a model; whoever writes a spec of their own is asked for it.
+    document = {"reuse": True} | document | given({"reuse": reuse})
     if start_from is not None:
         document["start_from"] = CheckpointRef.parse_text(start_from)
     if checkpoint_every is not None:

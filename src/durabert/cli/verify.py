@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -10,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
-from durabert.cli.render import print_json, put
+from durabert.cli.render import print_json, put, say
+from durabert.client.naming import resolved
 from durabert.engine import home_directory
 from durabert.errors import SpecInvalid
 from durabert.specs import checked_run
@@ -18,18 +18,19 @@ from durabert.specs import checked_run
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from durabert.activities.certificate import Finding
     from durabert.specs import Progress as JobProgress
+    from durabert.specs.audit import Finding
 
 
 def run(name: str, *, replay_steps: str | None, as_json: bool) -> int:
     """Print what was found and return 1 if anything is damaged or different."""
     steps = None if replay_steps is None else _number(replay_steps)
-    findings = _findings(checked_run(name), steps)
+    name = checked_run(resolved(name, tell=say))
+    findings = _findings(name, steps)
     if as_json:
-        print_json({"run": name, **asdict(finding)} for finding in findings)
+        print_json({"run": name, **finding.model_dump()} for finding in findings)
     else:
-        put(_table(findings))
+        put(table_of(findings))
     return 0 if all(finding.state == "ok" for finding in findings) else 1
 
 
@@ -44,10 +45,10 @@ def _findings(name: str, steps: int | None) -> list[Finding]:
         TextColumn("{task.description}"), BarColumn(bar_width=24),
         console=Console(stderr=True), transient=True,
     ) as bar:  # fmt: skip
-        return list(certify(objects, home, name, replay_steps=steps, report=_shown_on(bar)))
+        return list(certify(objects, home, name, replay_steps=steps, report=shown_on(bar)))
 
 
-def _shown_on(bar: Progress) -> Callable[[JobProgress], None]:
+def shown_on(bar: Progress) -> Callable[[JobProgress], None]:
     task = bar.add_task("checking digests", total=None)
 
     def show(progress: JobProgress) -> None:
@@ -57,7 +58,7 @@ def _shown_on(bar: Progress) -> Callable[[JobProgress], None]:
     return show
 
 
-def _table(findings: list[Finding]) -> Table:
+def table_of(findings: list[Finding]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("what", "state", "detail"):
         table.add_column(column, overflow="fold")

@@ -22,9 +22,11 @@ from durabert.client.batches import RunningBatch, find_batch, start_batch
 from durabert.client.evaluations import start_evaluation
 from durabert.client.exports import start_export
 from durabert.client.failures import restored, server_answers
+from durabert.client.identity import who
 from durabert.client.namespace import register_search_attributes, search_attributes
 from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import start_prediction
+from durabert.client.promotions import RunningPromotion, find_promotion, start_promotion
 from durabert.client.running import RunningJob, ended
 from durabert.client.status import experiment_view, is_experiment, spec_of
 from durabert.client.views import ExperimentView, Resumed, RunView, Started
@@ -44,6 +46,7 @@ from durabert.contract import (
     PATTERNS,
     SEARCH_ATTRIBUTES,
     SPEC_DIGEST_MEMO,
+    STARTED_BY_MEMO,
 )
 from durabert.engine import Engine, home_directory
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
@@ -54,12 +57,14 @@ from durabert.specs import (
     ExperimentSpec,
     ExportRequest,
     ExportResult,
+    FineTuneResult,
     InferenceRequest,
     InferenceResult,
     RunOutcome,
     checked_run,
 )
 from durabert.specs.base import RUN_SEPARATOR
+from durabert.specs.registry import ModelRef, PromotionRequest, require_metrics
 from durabert.store.objects import open_store
 
 if TYPE_CHECKING:
@@ -174,7 +179,7 @@ class Client:
             task_queue=queue or self.queues.train,
             id_reuse_policy=reuse,
             id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            memo={SPEC_DIGEST_MEMO: spec.digest()},
+            memo={SPEC_DIGEST_MEMO: spec.digest(), STARTED_BY_MEMO: who()},
             search_attributes=search_attributes(spec) if await self._is_searchable() else None,
             static_summary=summary(spec),
             static_details=details(spec),
@@ -359,6 +364,28 @@ class Client:
         await self._require_model(request.run)
         return await start_export(self.temporal, request, queue=self.queues.inference, engine=self.engine)
 
+    async def start_promotion(self, request: PromotionRequest) -> RunningPromotion:
+        """Start a promotion, or join it if the same one waits for a decision.
+
+        Raises:
+            RunNotFound: there is no such run.
+            RunNotUsable: it has no model.
+            SpecInvalid: a gate asks for a metric that the run does not have.
+            PromotionPending: another promotion to the alias is open.
+        """
+        result = await self._require_model(request.run)
+        if result is not None:
+            require_metrics(request, result.metrics)
+        return await start_promotion(self.temporal, request, queue=self.queues.inference, engine=self.engine)
+
+    async def promotion(self, ref: ModelRef) -> RunningPromotion:
+        """Return the last promotion to an alias.
+
+        Raises:
+            PromotionNotOpen: there was none.
+        """
+        return await find_promotion(self.temporal, ref, engine=self.engine)
+
     async def evaluate(self, request: EvaluationRequest) -> EvaluationResult:
         """Evaluate a finished run, or find the evaluation that was made before.
 
@@ -437,7 +464,7 @@ class Client:
         if await description.memo_value(SPEC_DIGEST_MEMO, None) == spec.digest():
             return
         other = spec_of(await handle.fetch_history())
-        if other != spec:
+        if other.digest() != spec.digest():
             completed = description.status is WorkflowExecutionStatus.COMPLETED
             extensible = completed and makes_checkpoints(description.workflow_type)
             raise NameInUse(
@@ -446,16 +473,16 @@ class Client:
                 advice=advice(other, spec) if extensible else OTHER_NAME,
             )
 
-    async def _require_model(self, run: str) -> None:
+    async def _require_model(self, run: str) -> FineTuneResult | None:
         try:
             view = await self.run_status(run)
         except RunNotFound:
             # The worker may have it all the same: a run can outlive the server's memory of it.
             if self.engine is None:
-                return
+                return None
             raise
         if view.result is not None:
-            return
+            return view.result
         if view.status == "failed":
             reason = f": {view.error.message}" if view.error else ""
             raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")

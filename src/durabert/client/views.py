@@ -106,6 +106,7 @@ class RunView(Wire):
             "parent": self.parent.model_dump() if self.parent else None,
             "snapshot": result.snapshot if result else None,
             "state_sha256": result.state_sha256 if result else None,
+            "reused_from": result.reused_from if result else None,
             "micro_batches": result.micro_batches if result else None,
         }
 

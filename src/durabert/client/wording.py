@@ -32,7 +32,9 @@ def difference(theirs: ExperimentSpec, ours: ExperimentSpec) -> str:
     """Say in a few words what is different first."""
     if len(theirs.runs) != len(ours.runs):
         return f"it has {len(theirs.runs)} runs, not {len(ours.runs)}"
-    pairs = [(theirs.data, ours.data), *zip(theirs.runs, ours.runs, strict=True), (theirs, ours)]
+    # Whether a result may be linked is no difference.
+    rest = (theirs, ours.model_copy(update={"reuse": theirs.reuse}))
+    pairs = [(theirs.data, ours.data), *zip(theirs.runs, ours.runs, strict=True), rest]
     for old, new in pairs:
         before, after = old.model_dump(), new.model_dump()
         for field in before:

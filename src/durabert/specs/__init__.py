@@ -53,7 +53,22 @@ from durabert.specs.export import (
     ParityReport,
 )
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
+from durabert.specs.lineage import Lineage
 from durabert.specs.profile import TrainingProfile
+from durabert.specs.registry import (
+    AliasMove,
+    ApprovalPolicy,
+    Decision,
+    DecisionRecord,
+    GateResult,
+    ModelRef,
+    PromotionCheck,
+    PromotionRequest,
+    PromotionResult,
+    PromotionState,
+    RegistryRequest,
+    RegistryVersion,
+)
 from durabert.specs.shards import (
     BytePiece,
     ParquetPieces,
@@ -79,6 +94,8 @@ from durabert.specs.training import (
 )
 
 __all__ = [
+    "AliasMove",
+    "ApprovalPolicy",
     "AttemptRecord",
     "AttemptReport",
     "BatchCommit",
@@ -92,6 +109,8 @@ __all__ = [
     "CheckpointRef",
     "ClassScores",
     "DataSpec",
+    "Decision",
+    "DecisionRecord",
     "EngineName",
     "EpochResult",
     "ErrorInfo",
@@ -112,8 +131,11 @@ __all__ = [
     "FineTuneConfig",
     "FineTuneRequest",
     "FineTuneResult",
+    "GateResult",
     "InferenceRequest",
     "InferenceResult",
+    "Lineage",
+    "ModelRef",
     "Name",
     "OnnxFormat",
     "ParityReport",
@@ -121,6 +143,12 @@ __all__ = [
     "PlannedEvaluation",
     "Prediction",
     "Progress",
+    "PromotionCheck",
+    "PromotionRequest",
+    "PromotionResult",
+    "PromotionState",
+    "RegistryRequest",
+    "RegistryVersion",
     "ReliabilityBin",
     "RowCounts",
     "RowGroupPiece",

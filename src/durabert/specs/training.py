@@ -22,6 +22,7 @@ from durabert.specs.base import (
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import AttemptRecord, CheckpointPolicy, CheckpointRef
 from durabert.specs.evaluation import MAX_EVALUATIONS, EvaluationOutcome, EvaluationSpec
+from durabert.specs.lineage import Lineage
 from durabert.specs.profile import TrainingProfile
 
 Phase = Literal[
@@ -142,6 +143,10 @@ class ExperimentSpec(Wire):
     """Runs that go on at once; default: as many as workers have free slots."""
     evaluations: tuple[EvaluationSpec, ...] = Field(default=(), max_length=20)
     """What each run is evaluated on; only ``BertEvalWorkflow`` does, by default on its test rows."""
+    reuse: bool = False
+    """Link a run that was trained on the same inputs before, under another name, in place of training it."""
+    reproduces: RunName | None = None
+    """The run that this experiment is to do again, for its lineage alone."""
 
     @model_validator(mode="after")
     def _distinct_seeds(self) -> Self:
@@ -222,7 +227,9 @@ class ExperimentSpec(Wire):
 
     def digest(self) -> str:
         """Return the SHA-256 of the spec: equal for equal experiments, whatever was left to defaults."""
-        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()
+        # Whether a result may be linked does not change what it is.
+        told = self.model_dump_json(exclude_defaults=True, exclude={"reuse"})
+        return hashlib.sha256(told.encode()).hexdigest()
 
 
 class FineTuneRequest(Wire):
@@ -242,6 +249,12 @@ class FineTuneRequest(Wire):
     """Make checkpoints and resume from them; none: start anew in every attempt."""
     start_from: CheckpointRef | None = None
     """Checkpoint of another run to begin with; only with ``checkpoints``."""
+    reuse: bool = False
+    """Link a run that was trained on the same inputs before, in place of training."""
+    started_by: str | None = None
+    """User and host of the client that started the experiment."""
+    reproduces: RunName | None = None
+    """The run that this one is to do again."""
 
 
 class RowCounts(Wire):
@@ -349,6 +362,10 @@ class FineTuneResult(Wire):
     """Seconds of this attempt that the training loop stood still for checkpoints."""
     profile: TrainingProfile | None = None
     """Where the time of this attempt's steps went; none if it made none."""
+    reused_from: str | None = None
+    """The run that was trained on the same inputs and is linked here; none: this one was trained."""
+    lineage: Lineage | None = None
+    """What it was made of; none: an older version trained it."""
 
 
 class RunOutcome(Wire):

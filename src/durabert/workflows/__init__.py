@@ -5,6 +5,7 @@ from durabert.workflows.bert_checkpointing import CheckpointedBertTrainingWorkfl
 from durabert.workflows.bert_eval import BertEvalWorkflow, BertRunEvaluationWorkflow
 from durabert.workflows.bert_export import BertExportWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
+from durabert.workflows.bert_promotion import BertPromotionWorkflow
 
 WORKFLOWS = [
     BertFineTuningWorkflow,
@@ -14,6 +15,7 @@ WORKFLOWS = [
     BertExportWorkflow,
     BertEvalWorkflow,
     BertRunEvaluationWorkflow,
+    BertPromotionWorkflow,
 ]
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "BertExportWorkflow",
     "BertFineTuningWorkflow",
     "BertInferenceWorkflow",
+    "BertPromotionWorkflow",
     "BertRunEvaluationWorkflow",
     "CheckpointedBertTrainingWorkflow",
 ]

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
         SnapshotRequest,
         SnapshotResult,
     )
-    from durabert.workflows.experiment import ExperimentRuns, error_info
+    from durabert.workflows.experiment import ExperimentRuns, error_info, started_by
     from durabert.workflows.policies import call, require_not_cancelled
     from durabert.workflows.reports import Reports
     from durabert.workflows.visibility import progress_table, publish_outcomes
@@ -68,6 +68,9 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
                     snapshot=snapshot.snapshot,
                     checkpoints=spec.checkpoints,
                     start_from=spec.start_from,
+                    reuse=spec.reuse,
+                    started_by=started_by(),
+                    reproduces=spec.reproduces,
                 )
                 for run, config in spec.each_run()
             ]

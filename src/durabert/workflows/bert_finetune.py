@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
         InferenceResult,
         RunOutcome,
     )
-    from durabert.workflows.experiment import ExperimentRuns, error_info
+    from durabert.workflows.experiment import ExperimentRuns, error_info, started_by
     from durabert.workflows.policies import call
     from durabert.workflows.visibility import run_table
 
@@ -46,7 +46,15 @@ class BertFineTuningWorkflow(ExperimentRuns):
             )
         return await self.train_all(
             [
-                FineTuneRequest(experiment=spec.name, run=run, data=spec.data, config=config)
+                FineTuneRequest(
+                    experiment=spec.name,
+                    run=run,
+                    data=spec.data,
+                    config=config,
+                    reuse=spec.reuse,
+                    started_by=started_by(),
+                    reproduces=spec.reproduces,
+                )
                 for run, config in spec.each_run()
             ]
         )

@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from durabert.contract import FINE_TUNE_BERT
+    from durabert.contract import FINE_TUNE_BERT, STARTED_BY_MEMO
     from durabert.specs import (
         ErrorInfo,
         ExperimentResult,
@@ -137,6 +137,12 @@ def concluded(name: str, outcomes: list[RunOutcome]) -> ExperimentResult:
     if all(outcome.status == "failed" for outcome in outcomes):
         raise _experiment_failed(result)
     return result
+
+
+def started_by() -> str | None:
+    """Return who started this workflow, as its client says; None: it does not say so."""
+    told: str | None = workflow.memo_value(STARTED_BY_MEMO, None, type_hint=str)
+    return told
 
 
 def describe_config(config: FineTuneConfig) -> str:
