@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test chaos check bench clean
+.PHONY: help setup demo test chaos check bench trackers clean
 
 help:  ## show what there is to do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing pinned dependencies (once, a minute or two)"
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' -c constraints.txt
-	@$(BIN)/python -m pip install --quiet --editable '.[local,onnx]' --group dev -c constraints.txt
+	@$(BIN)/python -m pip install --quiet --editable '.[local,onnx,tensorboard]' --group dev -c constraints.txt
 	@touch $@
 
 setup: $(STAMP)  ## make the virtual environment
@@ -39,6 +39,10 @@ chaos: $(STAMP)  ## every fault of the chaos suite, some 40 minutes
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, as a table and as benchmarks.json
 	@$(BIN)/python -m pip install --quiet --group bench -c constraints.txt
 	@$(BIN)/python -m benchmarks
+
+trackers: $(STAMP)  ## the tests of MLflow, which this installs: some 40 packages
+	@$(BIN)/python -m pip install --quiet --editable '.[mlflow]' sqlalchemy alembic -c constraints.txt
+	@$(BIN)/pytest tests/trackers
 
 clean:  ## remove the virtual environment and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from durabert.activities.certificate import certify, curve
+from durabert.activities.certificate import certify
+from durabert.activities.run_record import curve
 from durabert.bert import checkpointing
 from durabert.chaos import Plan
 from durabert.errors import StoreUnavailable

@@ -50,6 +50,8 @@ COMMANDS = {
     "replay": "run --save --profile --json",
     "audit": "run --output --profile --json",
     "reproduce": "run --name --profile --json",
+    "report": "name --output --profile --json",
+    "track": "name --to --follow --profile --json",
     "worker": "--train-queue --inference-queue --slots --drain-seconds --profile",
     "up": "--port --ui-port",
     "doctor": "--profile --json",

@@ -24,6 +24,8 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
         "durabert.cli.train",
         "durabert.cli.batch",
         "durabert.cli.export",
+        "durabert.cli.report",
+        "durabert.cli.track",
         "durabert.cli.evaluation",
         "durabert.cli.comparison",
         "durabert.cli.app",
@@ -56,6 +58,14 @@ def test_the_model_side_and_the_store_need_no_temporal(module):
 
 def test_runs_are_compared_without_torch():
     done = run_without("torch", "import durabert.activities.comparison")
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", ["durabert.activities.run_record", "durabert.report.page"])
+@pytest.mark.parametrize("absent", ["torch", "transformers", "datasets", "sklearn"])
+def test_a_report_needs_no_training_library(module, absent):
+    done = run_without(absent, f"import {module}")
 
     assert done.returncode == 0, done.stderr
 

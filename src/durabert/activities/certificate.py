@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from durabert.bert.curve import Point, from_parquet
+from durabert.activities.run_record import curve
 from durabert.bert.data import load_training_data
 from durabert.bert.rerun import rerun
 from durabert.bert.snapshots import check_content
@@ -17,7 +17,6 @@ from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable, DurabertError, RunNotFound
 from durabert.specs import DataSpec, FineTuneConfig, FineTuneResult, Progress
 from durabert.specs.audit import Finding
-from durabert.specs.durability import CURVE_FILE
 from durabert.store.checkpoints import Checkpoint, FileRef, RunCheckpoints, state_sha256
 from durabert.store.journal import Record
 from durabert.store.objects import ObjectStore
@@ -156,22 +155,6 @@ def _of_curve(checkpoints: RunCheckpoints, record: Record) -> Finding:
     if steps != list(range(first, last.step + 1)):
         return _found("curve", "different", f"its {len(steps)} points are not the steps to {last.step}")
     return _found("curve", "ok", f"{len(steps)} points, no gap and none twice")
-
-
-def curve(checkpoints: RunCheckpoints, record: Record, last: Checkpoint) -> list[Point]:
-    """Return the points of a run up to a checkpoint.
-
-    Raises:
-        ArtifactDamaged: a piece is missing or damaged.
-    """
-    points: list[Point] = []
-    done = 0
-    for checkpoint in checkpoints.line(record, last):
-        piece = from_parquet(checkpoints.read(checkpoint, names=[CURVE_FILE])[CURVE_FILE])
-        # Whose commit was not answered comes with the piece of the next one, too.
-        points += [point for point in piece if point.step > done]
-        done = checkpoint.step
-    return points
 
 
 def _of_snapshot(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from durabert.activities.audit import environment_of, stored_result
-from durabert.activities.certificate import curve
+from durabert.activities.run_record import curve
 from durabert.bert.card import versions
 from durabert.bert.curve import Point
 from durabert.bert.environment import code_sha256, hardware

@@ -21,9 +21,9 @@ from durabert.bert.metrics import Metrics
 from durabert.bert.steps import Best, TrainPlan, TrainState
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable
 from durabert.specs import EpochResult
+from durabert.specs.durability import STATE_FILE
 
 FORMAT: Final = 1
-STATE_FILE: Final = "state.json"
 PART_BYTES: Final = 64 * 2**20
 """Size at which a file of tensors is closed: what a writer holds beside the copy of the state."""
 

@@ -498,6 +498,33 @@ def reproduce(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html.")] = None,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Write one HTML file with curves, runs, attempts and lineage; it needs no network."""
+    from durabert.cli import report as command
+
+    command.run(name, output=output, profile=profile, as_json=json)
+
+
+@app.command()
+def track(
+    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    to: Annotated[str, typer.Option(metavar="KIND:TARGET", help="tensorboard:DIRECTORY or mlflow:URI.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the runs have ended.")] = False,
+    profile: Profile = None,
+    json: Json = False,
+) -> None:
+    """Add to a tracker what it lacks of a run: no gap and no double point, whatever happened."""
+    from durabert.cli import track as command
+
+    raise typer.Exit(command.run(name, to=to, follow=follow, profile=profile, as_json=json))
+
+
+@app.command()
 def worker(
     train_queue: Annotated[str | None, typer.Option(help="Task queue for training.")] = None,
     inference_queue: Annotated[str | None, typer.Option(help="Task queue for inference.")] = None,

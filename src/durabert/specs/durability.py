@@ -11,6 +11,8 @@ from durabert.specs.data import DataSpec
 
 CURVE_FILE: Final = "curve.parquet"
 """The steps since the checkpoint before; no part of the state, and never dropped: the curve stays whole."""
+STATE_FILE: Final = "state.json"
+"""Numbers of the state: step, metrics, and the history of the epochs."""
 
 
 class CheckpointPolicy(Wire):

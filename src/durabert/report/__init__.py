@@ -1,0 +1,1 @@
+"""Reports: one HTML file of an experiment that opens anywhere, without a network."""
