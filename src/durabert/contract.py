@@ -25,6 +25,10 @@ from durabert.specs import (
     InferenceResult,
     SnapshotRequest,
     SnapshotResult,
+    Suggestion,
+    SuggestionRequest,
+    SweepPlan,
+    SweepPlanRequest,
     Wire,
 )
 from durabert.specs.registry import PromotionCheck, PromotionRequest, RegistryRequest, RegistryVersion
@@ -52,6 +56,8 @@ REGISTER_VERSION: Final = ActivityContract("register_version", RegistryRequest, 
 EXPORT_BERT: Final = ActivityContract("export_bert", ExportRequest, ExportResult)
 PLAN_EVALUATIONS: Final = ActivityContract("plan_evaluations", EvaluationPlanRequest, EvaluationPlan)
 EVALUATE_BERT: Final = ActivityContract("evaluate_bert", EvaluationRequest, EvaluationResult)
+PLAN_SWEEP: Final = ActivityContract("plan_sweep", SweepPlanRequest, SweepPlan)
+SUGGEST_TRIAL: Final = ActivityContract("suggest_trial", SuggestionRequest, Suggestion)
 
 FINE_TUNING_WORKFLOW: Final = "BertFineTuningWorkflow"
 CHECKPOINTED_WORKFLOW: Final = "CheckpointedBertTrainingWorkflow"
@@ -61,6 +67,8 @@ EXPORT_WORKFLOW: Final = "BertExportWorkflow"
 EVAL_WORKFLOW: Final = "BertEvalWorkflow"
 RUN_EVALUATION_WORKFLOW: Final = "BertRunEvaluationWorkflow"
 PROMOTION_WORKFLOW: Final = "BertPromotionWorkflow"
+SWEEP_WORKFLOW: Final = "BertSweepWorkflow"
+TRIAL_WORKFLOW: Final = "BertTrialWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,

@@ -15,6 +15,7 @@ from durabert.activities.evaluations import EvaluationActivities
 from durabert.activities.exports import ExportActivities
 from durabert.activities.inference import InferenceActivities
 from durabert.activities.registry import RegistryActivities
+from durabert.activities.sweeps import SweepActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
 from durabert.store.location import store_url
@@ -42,6 +43,7 @@ PRELOAD: Final = (
     "durabert.activities.evaluation_jobs",
     "durabert.activities.evaluation_planning",
     "durabert.activities.registry_jobs",
+    "durabert.activities.sweep_jobs",
 )
 """What the fork server imports once, so that a training process starts in well under a second."""
 
@@ -71,6 +73,7 @@ class DurabertPlugin(SimplePlugin):
         evaluations = EvaluationActivities(home, store, self._slots)
         registry = RegistryActivities(home, store, self._slots)
         inference = InferenceActivities(home, store, self._slots)
+        sweeps = SweepActivities(home, store, self._slots)
         super().__init__(
             "durabert",
             data_converter=lambda _: data_converter,
@@ -86,6 +89,8 @@ class DurabertPlugin(SimplePlugin):
                 evaluations.evaluate_bert,
                 registry.check_promotion,
                 registry.register_version,
+                sweeps.plan_sweep,
+                sweeps.suggest_trial,
             ],
             run_context=_prepared_fork_server,
         )

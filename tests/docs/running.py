@@ -17,7 +17,7 @@ from typing import Any
 
 from temporalio.envconfig import ClientConfigProfile
 
-from durabert.specs import experiment_from_toml
+from durabert.specs import experiment_from_toml, sweep_from_toml
 from tests.docs.blocks import Block, Command, commands_of, missing_line
 from tests.docs.conftest import Site
 
@@ -179,6 +179,8 @@ def _load_toml(block: Block, directory: Path) -> None:
             )
             assert profile.address, f"{block}: {name}"
             _connectable(profile, directory)
+    elif "space" in document:
+        sweep_from_toml({"name": "page", "data": "reviews.csv", **document})
     else:
         experiment_from_toml(document)
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 from temporalio.client import WorkflowHandle, WorkflowHistory
 
 from durabert.client import Client
-from durabert.client.batches import RunningBatch
+from durabert.client.running import ContinuedJob
 from durabert.connection import connect, plain_profile
 from durabert.contract import REPORT_SIGNAL, SEARCH_ATTRIBUTES
 from durabert.engine import Engine
@@ -32,7 +32,9 @@ from durabert.specs import (
     ExportRequest,
     FineTuneConfig,
     InferenceRequest,
+    Parameter,
     RunReport,
+    SweepSpec,
     TextsSpec,
 )
 from durabert.specs.registry import ApprovalPolicy, PromotionRequest
@@ -89,6 +91,63 @@ async def _courses(bench: Bench) -> None:
     await _exports(client)
     await _evaluations(client)
     await _promotions(client)
+    await _sweeps(bench)
+
+
+async def _sweeps(bench: Bench) -> None:
+    """Sweeps that end, continue as new, fail, are steered and are cancelled, and trials of one."""
+    client = bench.client
+    whole = await client.start_sweep(_sweep("sweep", stopping="asha", final_seeds=1))
+    result = await whole.result()
+    _keep("sweep", await whole.handle.fetch_history())
+    _keep("trial-promoted", await client.history(f"sweep.{result.best}"))
+    stopped = next(one.number for one in result.trials if one.status == "stopped")
+    _keep("trial", await client.history(f"sweep.{stopped}"))
+    long = await client.start_sweep(_sweep("sweep-goes-on", trials=115, concurrency=1))
+    await long.result()
+    _keep("sweep-goes-on", await (await first_execution(client, long)).fetch_history())
+    _keep("sweep-gone-on", await long.handle.fetch_history())
+    for course, config in (
+        ("sweep-failed", FineTuneConfig(model="missing")),
+        ("sweep-no-metric", FineTuneConfig(best_metric="pearson")),
+    ):
+        failed = await client.start_sweep(_sweep(course, config=config))
+        with contextlib.suppress(DurabertError):
+            await failed.result()
+        _keep(course, await failed.handle.fetch_history())
+    _keep("trial-failed", await client.history("sweep-failed.1"))
+    median = await client.start_sweep(_sweep("sweep-median", stopping="median", trials=8))
+    await median.result()
+    _keep("sweep-median", await median.handle.fetch_history())
+    await _steered_sweep(bench)
+
+
+async def _steered_sweep(bench: Bench) -> None:
+    endless = FineTuneConfig(model="endless")
+    sweep = await bench.client.start_sweep(_sweep("sweep-steered", config=endless, concurrency=1))
+
+    async def running() -> bool:
+        return bench.activities.running == 1
+
+    await until(running, seconds=20, what="a trial runs")
+    await sweep.set_paused(True)
+    await sweep.add_trials(1)
+    await sweep.set_concurrency(2)
+    await sweep.set_paused(False)
+    await sweep.cancel()
+    _keep("sweep-steered", await sweep.handle.fetch_history())
+    _keep("trial-cancelled", await bench.client.history("sweep-steered.1"))
+
+
+def _sweep(name: str, **fields: Any) -> SweepSpec:
+    options = {
+        "config": FineTuneConfig(),
+        "algorithm": "random",
+        "trials": 6,
+        "concurrency": 2,
+        "space": {"learning_rate": Parameter(log_uniform=(1e-5, 1e-1))},
+    }
+    return SweepSpec(name=name, data=DataSpec(source="reviews.csv"), **{**options, **fields})
 
 
 async def _batches(client: Client) -> None:
@@ -106,7 +165,7 @@ async def _batches(client: Client) -> None:
         _keep(course, await batch.handle.fetch_history())
     long = await client.start_batch(_request("long", 900))
     await long.result()
-    _keep("batch-goes-on", await first_execution(client, long).fetch_history())
+    _keep("batch-goes-on", await (await first_execution(client, long)).fetch_history())
     _keep("batch-gone-on", await long.handle.fetch_history())
     endless = await client.start_batch(_request("endless", 90))
 
@@ -125,9 +184,11 @@ def _request(run: str, rows: int) -> BatchInferenceRequest:
     )
 
 
-def first_execution(client: Client, batch: RunningBatch) -> WorkflowHandle:
-    """Return the first execution of a batch that has continued as new."""
-    return client.temporal.get_workflow_handle(batch.name, run_id=batch.handle.result_run_id)
+async def first_execution(client: Client, job: ContinuedJob) -> WorkflowHandle:
+    """Return the first execution of a batch or a sweep that has continued as new."""
+    description = await job.handle.describe()
+    run_id = description.raw_description.workflow_execution_info.first_run_id
+    return client.temporal.get_workflow_handle(job.name, run_id=run_id)
 
 
 async def _exports(client: Client) -> None:

@@ -15,7 +15,7 @@ from durabert.bert.curve import Point, from_parquet
 from durabert.bert.loop import fine_tune
 from durabert.bert.packing import PackedLayout
 from durabert.bert.progress import Stopped
-from durabert.bert.steps import StepReport, TrainState, train
+from durabert.bert.steps import TO_THE_END, StepReport, Stopping, TrainState, train
 from durabert.errors import AttemptSuperseded, CheckpointNotUsable, StoreUnavailable, TrainingDiverged
 from durabert.specs import FineTuneConfig
 from tests.tiny import agreements, build_model, degrees, sentiment_data, training_data
@@ -57,7 +57,10 @@ def config_for(model, **fields) -> FineTuneConfig:
     )  # fmt: skip
 
 
-def run(config, data, output, *, shelf, stop_after=None, every=None, files=None, from_parent=False):
+def run(
+    config, data, output, *, shelf, stop_after=None, every=None, files=None, from_parent=False,
+    stopping=TO_THE_END,
+):  # fmt: skip
     asked = 0
 
     def should_stop():
@@ -68,7 +71,46 @@ def run(config, data, output, *, shelf, stop_after=None, every=None, files=None,
     return fine_tune(
         config, data, output=output, report=lambda _: None, should_stop=should_stop,
         checkpoints=Checkpoints(shelf, every_steps=every, files=files, from_parent=from_parent),
+        stopping=stopping,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("every", [None, 5])
+def test_a_training_that_stops_at_epochs_and_goes_on_ends_with_the_bits_of_one_at_once(tmp_path, tiny, every):
+    config, data = config_for(tiny), sentiment_data(test=True)
+    calm, shelf = Shelf(), Shelf()
+    at_once = run(config, data, tmp_path / "calm", shelf=calm)
+
+    first = run(config, data, tmp_path / "1", shelf=shelf, every=every, stopping=Stopping(1))
+    again = run(config, data, tmp_path / "1", shelf=shelf, files=dict(shelf.newest), stopping=Stopping(1))
+    second = run(config, data, tmp_path / "2", shelf=shelf, files=dict(shelf.newest), stopping=Stopping(2))
+    steps = [step for step, _ in shelf.commits]
+    whole = run(config, data, tmp_path / "3", shelf=shelf, files=dict(shelf.newest), stopping=Stopping(3))
+
+    assert [one.finished for one in (first, again, second, whole)] == [False, False, False, True]
+    assert [one.epochs for one in (first, again, second, whole)] == [1, 1, 2, 3]
+    assert [first.history, second.history] == [at_once.history[:1], at_once.history[:2]]
+    assert first.test_metrics is None, "test rows are for who is finished"
+    assert not any((tmp_path / name).exists() for name in "12")
+    assert steps[-1] == 2 * at_once.steps // 3
+    assert again.model_sha256 == first.model_sha256
+    assert whole.model_sha256 == at_once.model_sha256
+    assert (whole.history, whole.test_metrics) == (at_once.history, at_once.test_metrics)
+    assert shelf.newest == calm.newest
+
+
+def test_a_training_is_stopped_after_the_epoch_that_is_worse_than_its_threshold(tmp_path, tiny):
+    config, data = config_for(tiny), sentiment_data()
+    whole = run(config, data, tmp_path / "whole", shelf=Shelf())
+    values = [epoch.metrics["accuracy"] for epoch in whole.history]
+
+    as_good = run(
+        config, data, tmp_path / "as-good", shelf=Shelf(), stopping=Stopping(None, tuple(values[:1]))
+    )
+    worse = run(config, data, tmp_path / "worse", shelf=Shelf(), stopping=Stopping(None, (None, 1.1)))
+
+    assert (as_good.finished, as_good.model_sha256) == (True, whole.model_sha256)
+    assert (worse.finished, worse.epochs) == (False, 2)
 
 
 @pytest.mark.parametrize(("kind", "precision"), [*((kind, "fp32") for kind in DATA), ("dropout", "auto")])

@@ -40,6 +40,10 @@ COMMANDS = {
     "approve": "promotion --reason --profile --json",
     "reject": "promotion --reason --profile --json",
     "registry": "name --open --profile --json",
+    "sweep": """data --space --name --algorithm --trials --stopping --min-epochs --reduction-factor
+        --concurrency --search-seed --final-seeds --budget-epochs --budget-seconds --metric --model --epochs
+        --device --set --data --follow --no-follow --profile --json""",
+    "adjust": "name --add-trials --concurrency --profile --json",
     "runs": "--profile --json",
     "show": "name --profile --json",
     "watch": "name --profile --json",
@@ -75,6 +79,8 @@ WORKFLOW_TYPES = {
     "BertEvalWorkflow": ("ExperimentSpec", "ExperimentResult"),
     "BertRunEvaluationWorkflow": ("EvaluationRequest", "EvaluationResult"),
     "BertPromotionWorkflow": ("PromotionRequest", "PromotionResult"),
+    "BertSweepWorkflow": ("SweepSpec", "SweepResult"),
+    "BertTrialWorkflow": ("TrialRequest", "TrialRecord"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
@@ -88,13 +94,25 @@ UPDATES = {
         "approve": ("Decision", "PromotionState"),
         "reject": ("Decision", "PromotionState"),
     },
+    "BertSweepWorkflow": {
+        "set_paused": ("bool", "SweepControl"),
+        "add_trials": ("int", "SweepControl"),
+        "set_concurrency": ("int", "SweepControl"),
+    },
+    "BertTrialWorkflow": {},
 }
-SIGNALS = {"CheckpointedBertTrainingWorkflow": ["report"], "BertEvalWorkflow": ["report"]}
+SIGNALS = {
+    "CheckpointedBertTrainingWorkflow": ["report"],
+    "BertEvalWorkflow": ["report"],
+    "BertTrialWorkflow": ["report"],
+}
 QUERIES = {
     "CheckpointedBertTrainingWorkflow": ["progress"],
     "BertEvalWorkflow": ["progress"],
     "BertBatchInferenceWorkflow": ["progress"],
     "BertPromotionWorkflow": ["state"],
+    "BertSweepWorkflow": ["progress"],
+    "BertTrialWorkflow": ["progress"],
 }
 ACTIVITY_TYPES = {
     "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
@@ -107,6 +125,8 @@ ACTIVITY_TYPES = {
     "evaluate_bert": ("EvaluationRequest", "EvaluationResult"),
     "check_promotion": ("PromotionRequest", "PromotionCheck"),
     "register_version": ("RegistryRequest", "RegistryVersion"),
+    "plan_sweep": ("SweepPlanRequest", "SweepPlan"),
+    "suggest_trial": ("SuggestionRequest", "Suggestion"),
 }
 
 FIELDS = {
@@ -145,14 +165,14 @@ FIELDS = {
     "RunProgress": "run! step steps epoch loss checkpoint_step attempts",
     "ExperimentProgress": "runs!",
     "FineTuneRequest": """experiment! run! data! config! snapshot checkpoints start_from reuse started_by
-        reproduces""",
+        reproduces until_epoch thresholds score_test""",
     "RowCounts": "train! validation! test",
     "EpochResult": "epoch! step! train_loss! metrics!",
     "FineTuneResult": """run! experiment! directory! task! labels! text_columns! model! model_sha256!
         data_sha256! config! steps! epochs! best_epoch! attempts! seconds! train_seconds! train_loss! metric!
         metrics! test_metrics history! rows! examples_per_second! peak_memory_mib! peak_device_memory_mib
         device! precision! deterministic! num_threads! notices versions snapshot parent state_sha256
-        micro_batches num_processes attempt_log checkpoint_seconds profile reused_from lineage""",
+        micro_batches num_processes attempt_log checkpoint_seconds profile finished reused_from lineage""",
     "Lineage": """inputs_sha256! base_model_sha256! code_sha256! hardware started_by reproduces""",
     "ModelRef": "name! alias version",
     "ApprovalPolicy": "remind_after_seconds expire_after_seconds",
@@ -193,6 +213,24 @@ FIELDS = {
     "ShardFile": "path! sha256! rows!",
     "ShardFacts": "plan_sha256! first_row! num_rows! label_counts truncated replaced device! precision!",
     "ShardRecord": "facts! predictions! errors",
+    "Parameter": "log_uniform uniform integer choice when",
+    "SweepSpec": """name! data! config space! algorithm trials stopping min_epochs reduction_factor
+        concurrency reproducible seed final_seeds budget_epochs budget_seconds checkpoints state""",
+    "SweepState": "snapshot! task! metric! started! control! trials jobs known",
+    "SweepControl": "paused concurrency! trials!",
+    "SweepPlanRequest": "data! snapshot! config!",
+    "SweepPlan": "task! metric!",
+    "SuggestionRequest": "space! algorithm! seed! number! lower_is_better! known",
+    "Suggestion": "params!",
+    "KnownTrial": "params! epochs! value complete",
+    "TrialRequest": """sweep! number! data! snapshot! config! params suggestion until_epoch thresholds
+        checkpoints!""",
+    "TrialRecord": "number! status params values model_sha256 state_sha256 seconds error",
+    "RungProgress": "epochs! reached! running!",
+    "SweepProgress": "name! phase! metric control! rungs! epochs best trials final",
+    "SweepResult": "name! task! metric! snapshot! trials! best! final seconds!",
+    "FinalRun": "run! seed! metrics test_metrics model_sha256 error",
+    "FinalResult": "config! runs! test_mean test_std error",
     "ExportRequest": "run! format! output! data",
     "ParityReport": """rows! labels_equal! metric! reference! exported! tolerance! largest_difference!
         data_sha256!""",
@@ -323,4 +361,5 @@ def test_the_client_has_these_methods():
         "start_prediction", "start_batch", "batch", "history", "pause", "resume", "export", "start_export",
         "evaluate", "start_evaluation",
         "start_promotion", "promotion",
+        "start_sweep", "sweep", "sweeps", "resume_sweep",
     }  # fmt: skip

@@ -35,6 +35,7 @@ from tests.real import until
 from tests.workflow.fake_batches import FakeBatches, finished_as_it_is_cancelled
 from tests.workflow.fake_evaluations import FakeEvaluations
 from tests.workflow.fake_registry import FakeRegistry
+from tests.workflow.fake_sweeps import FakeSweeps
 
 
 def result_of(request: FineTuneRequest) -> FineTuneResult:
@@ -90,6 +91,7 @@ class FakeActivities:
     batches: FakeBatches = field(default_factory=FakeBatches)
     evaluations: FakeEvaluations = field(default_factory=FakeEvaluations)
     registry: FakeRegistry = field(default_factory=FakeRegistry)
+    sweeps: FakeSweeps = field(default_factory=FakeSweeps)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
     """What a stubborn run waits for when it is told to go, and a held snapshot before it is taken."""
 
@@ -103,10 +105,26 @@ class FakeActivities:
         self.most_running = max(self.most_running, self.running)
         try:
             await self._behave(request)
+            if not request.score_test:
+                await self.sweeps.hold(request)
         finally:
             self.running -= 1
             self.ended.append(request.run)
-        return result_of(request)
+        return result_of(request) if request.score_test else self._result_of_trial(request)
+
+    def _result_of_trial(self, request: FineTuneRequest) -> FineTuneResult:
+        history = self.sweeps.trained(request)
+        metric = request.config.best_metric
+        return result_of(request).model_copy(
+            update={
+                "history": history,
+                "epochs": len(history),
+                "metric": metric,
+                "metrics": history[-1].metrics,
+                "finished": len(history) == request.config.epochs,
+                "state_sha256": f"{len(history):064}",
+            }
+        )
 
     async def _behave(self, request: FineTuneRequest) -> None:
         activity.heartbeat(Progress(phase="training", step=3, steps=10, epoch=1, epochs=3, loss=0.5))
@@ -228,6 +246,8 @@ async def serving(temporal, queue, **options):
             activities.evaluations.evaluate_bert,
             activities.registry.check_promotion,
             activities.registry.register_version,
+            activities.sweeps.plan_sweep,
+            activities.sweeps.suggest_trial,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

@@ -6,8 +6,7 @@ import math
 from typing import Final
 
 from durabert.activities.comparison import Comparison
-from durabert.bert.metrics import LOWER_IS_BETTER
-from durabert.specs import FineTuneResult
+from durabert.specs import LOWER_IS_BETTER, FineTuneResult
 from durabert.specs.registry import GateResult, PromotionRequest
 
 NUM_ERRORS: Final = 2.0

@@ -50,7 +50,14 @@ def _assist(job: TrainJob, peers: Group) -> None:
         return
     data = load_data(job, open_store(job.store, home=job.home), Reporter(lambda _: None, lambda: False))
     try:
-        assist(job.request.config, data, peers=peers, halvings=job.halvings, token_cache=job.token_cache)
+        assist(
+            job.request.config,
+            data,
+            peers=peers,
+            halvings=job.halvings,
+            token_cache=job.token_cache,
+            stopping=job.stopping,
+        )
     except TrainingDiverged:
         # Rank 0 has come to the same, and decides whether that is worth another attempt.
         peers.await_end()

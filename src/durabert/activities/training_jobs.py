@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,12 +22,14 @@ from durabert.bert.data import TrainingData, load_training_data
 from durabert.bert.loop import TrainedModel, fine_tune
 from durabert.bert.peers import ALONE, Peers
 from durabert.bert.progress import Reporter, Stopped
+from durabert.bert.steps import Stopping
 from durabert.errors import (
     AttemptSuperseded,
     CheckpointNotUsable,
     DivergenceSuspected,
     DurabertError,
     NameInUse,
+    RunPaused,
     StoreUnavailable,
     TrainingDiverged,
     WorkerStopping,
@@ -85,6 +87,11 @@ class TrainJob(Wire):
         """Directory of the tokens that runs share."""
         return self.home / "cache" / "tokens"
 
+    @property
+    def stopping(self) -> Stopping:
+        """Where the training is left before its end."""
+        return Stopping(self.request.until_epoch, self.request.thresholds)
+
 
 @stoppable()
 def train(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
@@ -110,7 +117,9 @@ def trained(job: TrainJob, channel: Channel, peers: Peers) -> dict[str, Any]:
         published = published or fetch_run(objects, job.request.run, job.home)
     assert published is not None
     result = _same_run(published, job.request, data)
-    remember(objects, result)
+    # One that was left has no model yet, and one that was kept from the test rows is not what others ask for.
+    if result.finished and job.request.score_test:
+        remember(objects, result)
     return result.model_dump(mode="json")
 
 
@@ -118,7 +127,7 @@ def load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> Traini
     """Return what a run is trained on; a snapshot comes from the store or from the cache."""
     request, config = job.request, job.request.config
     directory = snapshot_directory(request.data, request.snapshot, objects, job.home, progress)
-    return load_training_data(
+    data = load_training_data(
         request.data,
         task=config.task,
         max_train_rows=config.max_train_rows,
@@ -126,12 +135,13 @@ def load_data(job: TrainJob, objects: ObjectStore, progress: Reporter) -> Traini
         seed=config.seed,
         snapshot=directory,
     )
+    return data if request.score_test else replace(data, test=None)
 
 
 def _train_anew(
     job: TrainJob, objects: ObjectStore, inputs: Inputs, channel: Channel, peers: Peers, *, began: float
 ) -> FineTuneResult | None:
-    """Train and publish; None if the run is published by then."""
+    """Train and, if that is finished, publish; None if the run is published by then."""
     if job.request.checkpoints is None:
         model = _fine_tune(job, inputs, channel, peers, reporter(channel), None)
         return _publish(job, objects, _result(job, inputs, model, began=began), None)
@@ -149,6 +159,9 @@ def _train_anew(
                 "notices": [*model.notices, *map(str, attempt.passed)],
             }
         )
+        if not result.finished:
+            _tell(attempt, RunPaused(f"it was to stop after epoch {result.epochs} of {result.config.epochs}"))
+            return result
         return _publish(job, objects, result, attempt)
 
 
@@ -171,6 +184,7 @@ def _fine_tune(
         base_model=inputs.base_model,
         token_cache=job.token_cache,
         peers=peers,
+        stopping=job.stopping,
     )
 
 

@@ -14,7 +14,7 @@ from durabert.bert.peers import Peers
 from durabert.bert.preparing import prepare
 from durabert.bert.progress import Reporter
 from durabert.bert.quiet import quiet_libraries
-from durabert.bert.steps import TrainState, train
+from durabert.bert.steps import TO_THE_END, Stopping, TrainState, train
 from durabert.faults import reach
 from durabert.specs import FineTuneConfig
 
@@ -26,6 +26,7 @@ def assist(
     peers: Peers,
     halvings: int = 0,
     token_cache: Path | None = None,
+    stopping: Stopping = TO_THE_END,
 ) -> None:
     """Make the steps of ``fine_tune`` together with the process that called that, and write nothing.
 
@@ -35,6 +36,7 @@ def assist(
         peers: who makes the steps.
         halvings: as there.
         token_cache: as there; the tokens are in it by then.
+        stopping: as there.
 
     Raises:
         DurabertError: what is wrong with the device, with the training or with another process.
@@ -46,7 +48,8 @@ def assist(
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
-        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache).shared_with(peers)
+        job = prepare(config, data, compute, metric, reporter, token_cache=token_cache)
+        job = job.shared_with(peers, stopping=stopping)
         state = TrainState.fresh(job.model, job.plan)
         if files:
             load_state(files, state, job.plan)

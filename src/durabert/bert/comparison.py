@@ -17,8 +17,8 @@ from typing import Final, Literal
 import numpy as np
 
 from durabert.bert.bootstrap import Interval, percentile_interval, resampled
-from durabert.bert.metrics import LOWER_IS_BETTER
 from durabert.bert.weighted_metrics import Floats, Judged, WeightedMetrics
+from durabert.specs import LOWER_IS_BETTER
 
 Verdict = Literal["better", "worse", "noise"]
 ROUNDING: Final = 1e-12

@@ -24,16 +24,19 @@ from durabert.bert.profile import Totals
 from durabert.bert.progress import Reporter, Stopped, TrainingMeter
 from durabert.bert.quiet import quiet_libraries
 from durabert.bert.steps import (
+    TO_THE_END,
     Best,
     EpochReport,
     EvalReport,
     StepReport,
+    Stopping,
     TrainPlan,
     TrainState,
     is_finished,
     score_split,
     train,
 )
+from durabert.bert.weights import weights_sha256
 from durabert.errors import CheckpointNotUsable
 from durabert.specs import EpochResult, FineTuneConfig, Progress, RowCounts, TrainingProfile
 
@@ -65,6 +68,7 @@ class TrainedModel:
     checkpoint_seconds: float | None
     profile: TrainingProfile | None
     model_sha256: str
+    finished: bool
     notices: list[str]
     versions: dict[str, str]
 
@@ -81,8 +85,11 @@ def fine_tune(
     base_model: Path | None = None,
     token_cache: Path | None = None,
     peers: Peers = ALONE,
+    stopping: Stopping = TO_THE_END,
 ) -> TrainedModel:
     """Train, keep the weights of the best epoch, and write them to a model directory.
+
+    A training that is left before its end writes no model; with ``checkpoints`` its last state is committed.
 
     Args:
         config: how to train.
@@ -96,6 +103,7 @@ def fine_tune(
         base_model: its directory, where it has been looked up already; none: by its name.
         token_cache: directory in which tokens are kept for the next run on the same texts; none: nowhere.
         peers: who makes the steps; of several processes the others call ``assist``.
+        stopping: where to leave it before its end.
 
     Raises:
         Stopped: ``should_stop`` said so; no model is written, and with ``checkpoints`` the last step is
@@ -111,7 +119,7 @@ def fine_tune(
     with quiet_libraries(), device_errors(compute), deterministic_kernels():
         job = prepare(
             config, data, compute, metric, reporter, base_model=base_model, token_cache=token_cache
-        ).shared_with(peers)
+        ).shared_with(peers, stopping=stopping)
         state = TrainState.fresh(job.model, job.plan)
         peers.shared((checkpoints and checkpoints.files) or {})
         if checkpoints is not None:
@@ -119,16 +127,28 @@ def fine_tune(
         state.cut(job.plan, halvings=halvings)
         with _writing(checkpoints, state) as writer:
             totals = _train(state, job, reporter, writer)
-            assert state.best is not None
-            job.model.load_state_dict(state.best.weights)
-            state.forward.weights_changed()
-            test = _test(state, job, reporter)
-            reporter.phase("saving", eta_seconds=0.0)
-            card = _card(job, data, state, state.best, test)
-            model_sha256 = write_model(output, job.model, job.tokenizer, card)
+            card, model_sha256 = _kept(job, data, state, output, reporter)
             if writer is not None:
                 writer.settle(wait=waiting(reporter.tick))
-        return _result(card, state, totals, compute, model_sha256, None if writer is None else writer.seconds)
+        seconds = None if writer is None else writer.seconds
+        finished = is_finished(state, job.plan)
+        return _result(card, state, totals, compute, model_sha256, seconds, finished=finished)
+
+
+def _kept(
+    job: PreparedJob, data: TrainingData, state: TrainState, output: Path, reporter: Reporter
+) -> tuple[ModelCard, str]:
+    """Write the weights of the best epoch if training is finished; return what is said of them."""
+    best = state.best
+    assert best is not None
+    if not is_finished(state, job.plan):
+        return _card(job, data, state, best, None), weights_sha256(best.weights)
+    job.model.load_state_dict(best.weights)
+    state.forward.weights_changed()
+    test = _test(state, job, reporter)
+    reporter.phase("saving", eta_seconds=0.0)
+    card = _card(job, data, state, best, test)
+    return card, write_model(output, job.model, job.tokenizer, card)
 
 
 def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> None:
@@ -276,6 +296,8 @@ def _result(
     compute: Compute,
     model_sha256: str,
     checkpoint_seconds: float | None,
+    *,
+    finished: bool,
 ) -> TrainedModel:
     data = card.data
     return TrainedModel(
@@ -305,6 +327,7 @@ def _result(
         checkpoint_seconds=checkpoint_seconds,
         profile=totals.profile(compute, checkpoint_seconds=checkpoint_seconds or 0.0),
         model_sha256=model_sha256,
+        finished=finished,
         notices=list(card.notices),
         versions=card.versions,
     )

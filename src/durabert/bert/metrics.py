@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from durabert.errors import SpecInvalid
-from durabert.specs import Task
+from durabert.specs import LOWER_IS_BETTER, Task
 
 if TYPE_CHECKING:
     # Who compares metrics needs no torch.
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 THRESHOLD: Final = 0.5
 """Probability above which a label of a multi-label task holds."""
-LOWER_IS_BETTER: Final = frozenset({"loss", "mse", "mae"})
 
 _CLASSIFICATION: Final = ("accuracy", "f1_macro", "f1_micro", "mcc", "loss")
 METRICS: Final[dict[Task, tuple[str, ...]]] = {

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from durabert.bert.loss import Labels
-from durabert.bert.metrics import LOWER_IS_BETTER, evaluate
+from durabert.bert.metrics import evaluate
 from durabert.errors import ExportRefused
-from durabert.specs import ParityReport, Task
+from durabert.specs import LOWER_IS_BETTER, ParityReport, Task
 
 LEAST_EQUAL: Final = 0.995
 """Share of the rows that must get the label of the trained model."""

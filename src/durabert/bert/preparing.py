@@ -18,7 +18,7 @@ from durabert.bert.model import load_classifier, require_vocabulary, resolve_mod
 from durabert.bert.peers import Peers
 from durabert.bert.profile import ModelOperations
 from durabert.bert.progress import Reporter
-from durabert.bert.steps import Examples, TrainPlan
+from durabert.bert.steps import TO_THE_END, Examples, Stopping, TrainPlan
 from durabert.bert.token_cache import cached_tokens, tokens_key
 from durabert.bert.tokens import Tokens, load_tokenizer, tokenize, truncation_notice
 from durabert.specs import FineTuneConfig
@@ -35,9 +35,9 @@ class PreparedJob:
     deterministic: bool
     notices: tuple[str, ...]
 
-    def shared_with(self, peers: Peers) -> PreparedJob:
-        """Return the same job, whose steps these processes make together."""
-        return replace(self, plan=replace(self.plan, peers=peers))
+    def shared_with(self, peers: Peers, *, stopping: Stopping = TO_THE_END) -> PreparedJob:
+        """Return the same job, whose steps these processes make together until it is to be left."""
+        return replace(self, plan=replace(self.plan, peers=peers, stopping=stopping))
 
 
 def prepare(

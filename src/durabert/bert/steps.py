@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -42,6 +42,19 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Stopping:
+    """Where a training is left before its end; its state is whole there, and it can go on."""
+
+    until_epoch: int | None = None
+    """After so many epochs."""
+    thresholds: tuple[float | None, ...] = ()
+    """By epoch: after it, if the best value of the metric so far is worse."""
+
+
+TO_THE_END: Final = Stopping()
+
+
+@dataclass(frozen=True)
 class TrainPlan:
     """What does not change during a training."""
 
@@ -57,6 +70,7 @@ class TrainPlan:
     order: BatchOrder
     operations: ModelOperations
     peers: Peers = ALONE
+    stopping: Stopping = TO_THE_END
 
     @property
     def num_pieces(self) -> int:
@@ -160,7 +174,7 @@ Event = StepReport | EvalReport | EpochReport
 
 
 def train(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
-    """Train to the end, from wherever ``state`` is, and yield after each step.
+    """Train to the end or to where the plan stops, from wherever ``state`` is, and yield after each step.
 
     Raises:
         TrainingDiverged: loss, gradient or predictions are not finite; the weights are those of the last
@@ -168,7 +182,7 @@ def train(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
     """
     # They may have been loaded.
     state.forward.weights_changed()
-    while not is_finished(state, plan):
+    while not (is_finished(state, plan) or is_left(state, plan)):
         if state.step == (len(state.history) + 1) * plan.steps_per_epoch:
             yield from _end_epoch(state, plan)
         else:
@@ -181,6 +195,19 @@ def is_finished(state: TrainState, plan: TrainPlan) -> bool:
     if epochs == plan.config.epochs:
         return True
     return patience is not None and state.best is not None and epochs - state.best.epoch >= patience
+
+
+def is_left(state: TrainState, plan: TrainPlan) -> bool:
+    """Return whether training is to be left where it is, after an epoch, whether or not it is finished."""
+    epochs, stopping = len(state.history), plan.stopping
+    if stopping.until_epoch is not None and epochs >= stopping.until_epoch:
+        return True
+    if state.best is None or epochs > len(stopping.thresholds):
+        return False
+    threshold = stopping.thresholds[epochs - 1]
+    return threshold is not None and is_better(
+        plan.metric, threshold, than=state.best.metrics.values[plan.metric]
+    )
 
 
 def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:

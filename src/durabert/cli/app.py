@@ -10,6 +10,8 @@ import typer
 
 from durabert.cli import data as data_commands
 from durabert.cli import store as store_commands
+from durabert.cli import sweep_commands
+from durabert.cli.options import Json, Profile
 from durabert.errors import DurabertError, SpecInvalid
 from durabert.version import __version__
 
@@ -24,10 +26,6 @@ app = typer.Typer(
 app.add_typer(data_commands.app, name="data")
 app.add_typer(store_commands.app, name="store")
 
-Profile = Annotated[
-    str | None, typer.Option("--profile", help="Temporal connection profile; default: the embedded engine.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 
 
@@ -298,6 +296,10 @@ def compare(
     command.run(names, options=options, as_json=json)
 
 
+app.command()(sweep_commands.sweep)
+app.command()(sweep_commands.adjust)
+
+
 @app.command()
 def promote(
     run: Annotated[str, typer.Argument(help="The run whose model is promoted.")],
@@ -384,7 +386,7 @@ def runs(profile: Profile = None, json: Json = False) -> None:
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     profile: Profile = None,
     json: Json = False,
 ) -> None:
@@ -396,7 +398,7 @@ def show(
 
 @app.command()
 def watch(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     profile: Profile = None,
     json: Json = False,
 ) -> None:
@@ -408,7 +410,7 @@ def watch(
 
 @app.command()
 def cancel(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     profile: Profile = None,
     json: Json = False,
 ) -> None:
@@ -420,7 +422,7 @@ def cancel(
 
 @app.command()
 def pause(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     profile: Profile = None,
     json: Json = False,
 ) -> None:
@@ -432,7 +434,7 @@ def pause(
 
 @app.command()
 def resume(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     queue: Annotated[str | None, typer.Option(help="Task queue to go on on.")] = None,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
     profile: Profile = None,

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from durabert.cli.options import Json
 from durabert.cli.render import print_json, put, say
 from durabert.errors import ArtifactDamaged
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Snapshots of data sets: add, list, show, verify, diff.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
 Text = Annotated[str | None, typer.Option(help="Text column.")]
 Pair = Annotated[str | None, typer.Option(help="Second text column of a pair task.")]
 Label = Annotated[str | None, typer.Option(help="Label column.")]

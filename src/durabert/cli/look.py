@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from durabert.cli import batch
+from durabert.cli import batch, sweep
 from durabert.cli.follow import exit_code, follow_experiment
 from durabert.cli.render import (
     errors,
@@ -17,7 +17,7 @@ from durabert.cli.render import (
     runs_table,
     say,
 )
-from durabert.client import Client
+from durabert.client import Client, SweepView
 from durabert.client.naming import resolved
 
 if TYPE_CHECKING:
@@ -25,20 +25,27 @@ if TYPE_CHECKING:
 
 
 def runs(*, profile: str | None, as_json: bool) -> None:
-    """List all runs."""
-    found = [run for view in asyncio.run(_experiments(profile)) for run in view.runs]
+    """List all runs; to people also the sweeps, whose trials ``show`` lists."""
+    views, sweeps = asyncio.run(_experiments(profile))
+    found = [run for view in views for run in view.runs]
     if as_json:
         print_json(run.as_json() for run in found)
-    elif found:
+        return
+    if found:
         put(runs_table(found))
-    else:
+    for name, status in sweeps.items():
+        put(f"sweep {name}: {status}; durabert show {name}")
+    if not found and not sweeps:
         say("There are no runs yet; start one: durabert train DATA, or durabert demo")
 
 
 def show(name: str, *, profile: str | None, as_json: bool) -> None:
-    """Show an experiment or one run of it."""
+    """Show an experiment, one run of it, or a sweep."""
     name = resolved(name, tell=say)
     view = asyncio.run(_status(name, profile))
+    if isinstance(view, SweepView):
+        sweep.show(view, as_json=as_json)
+        return
     chosen = [run for run in view.runs if name in (run.run, view.name)]
     if as_json:
         print_json(run.as_json() for run in chosen)
@@ -51,22 +58,24 @@ def show(name: str, *, profile: str | None, as_json: bool) -> None:
 
 
 def watch(name: str, *, profile: str | None, as_json: bool) -> int:
-    """Follow an experiment or a batch to its end and return the exit code."""
+    """Follow an experiment, a sweep or a batch to its end and return the exit code."""
     if batch.is_batch(name):
         return batch.watch(name, profile=profile, as_json=as_json)
-    view = asyncio.run(_watch(name, profile))
-    if view is None:
-        return 130
-    print_outcome(view, as_json=as_json)
-    return exit_code(view)
+    return asyncio.run(_watch(name, profile, as_json=as_json))
 
 
 def cancel(name: str, *, profile: str | None, as_json: bool) -> None:
-    """Cancel an experiment, a run or a batch and wait until no process of it is left."""
+    """Cancel an experiment, a run, a sweep or a batch and wait until no process of it is left."""
     if batch.is_batch(name):
         batch.cancel(name, profile=profile)
         return
     view = asyncio.run(_cancel(name, profile))
+    if isinstance(view, SweepView):
+        if as_json:
+            sweep.show(view, as_json=True)
+        else:
+            say(f"{name} is {view.status}; no process of it is left, and trials keep their checkpoints.")
+        return
     chosen = [run for run in view.runs if name in (run.run, view.name)]
     if as_json:
         print_json(run.as_json() for run in chosen)
@@ -75,21 +84,33 @@ def cancel(name: str, *, profile: str | None, as_json: bool) -> None:
         say(f"{run.run} is {run.status}; no process of it is left.")
 
 
-async def _experiments(profile: str | None) -> list[ExperimentView]:
+async def _experiments(profile: str | None) -> tuple[list[ExperimentView], dict[str, str]]:
     async with Client.connect(profile=profile, worker=False) as client:
-        return await client.experiments()
+        return await client.experiments(), await client.sweeps()
 
 
-async def _status(name: str, profile: str | None) -> ExperimentView:
+async def _status(name: str, profile: str | None) -> ExperimentView | SweepView:
     async with Client.connect(profile=profile, worker=False) as client:
-        return await client.status(name)
+        found = await client.sweep(name)
+        return await client.status(name) if found is None else await found.view()
 
 
-async def _watch(name: str, profile: str | None) -> ExperimentView | None:
+async def _watch(name: str, profile: str | None, *, as_json: bool) -> int:
     async with Client.connect(profile=profile) as client:
-        return await follow_experiment(client, name)
+        found = await client.sweep(name)
+        if found is not None:
+            return await sweep.follow_to_end(client, found, as_json=as_json)
+        view = await follow_experiment(client, name)
+    if view is None:
+        return 130
+    print_outcome(view, as_json=as_json)
+    return exit_code(view)
 
 
-async def _cancel(name: str, profile: str | None) -> ExperimentView:
+async def _cancel(name: str, profile: str | None) -> ExperimentView | SweepView:
     async with Client.connect(profile=profile) as client:
-        return await client.cancel(name)
+        found = await client.sweep(name)
+        if found is None:
+            return await client.cancel(name)
+        await found.cancel()
+        return await found.view()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from durabert.cli import sweep
 from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
 from durabert.cli.render import print_json, print_outcome, say
 from durabert.cli.train import announce_start
-from durabert.client import Client
+from durabert.client import Client, SweepView
+from durabert.errors import SpecInvalid
 
 if TYPE_CHECKING:
     from durabert.client import ExperimentView, RunView
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 def pause(name: str, *, profile: str | None, as_json: bool) -> None:
     """Pause an experiment or a run and wait until no process of it is left."""
     view = asyncio.run(_pause(name, profile))
+    if isinstance(view, SweepView):
+        _tell_paused(view, as_json=as_json)
+        return
     chosen = [run for run in view.runs if name in (run.run, view.name)]
     if as_json:
         print_json(run.as_json() for run in chosen)
@@ -42,14 +47,32 @@ def _place(run: RunView) -> str:
     return f" at step {run.progress.step} of {run.progress.steps}"
 
 
-async def _pause(name: str, profile: str | None) -> ExperimentView:
+def _tell_paused(view: SweepView, *, as_json: bool) -> None:
+    if as_json:
+        sweep.show(view, as_json=True)
+        return
+    running = sum(trial.status == "running" for trial in view.trials)
+    say(
+        f"{view.name} is paused: no training is begun, {running} go on to their end; "
+        f"durabert resume {view.name} lets it go on."
+    )
+
+
+async def _pause(name: str, profile: str | None) -> ExperimentView | SweepView:
     async with Client.connect(profile=profile) as client:
-        return await client.pause(name)
+        found = await client.sweep(name)
+        if found is None:
+            return await client.pause(name)
+        await found.set_paused(True)
+        return await found.view()
 
 
 async def _resume(name: str, queue: str | None, *, follow: bool, profile: str | None, as_json: bool) -> int:
     async with Client.connect(profile=profile, worker=follow, on_starting=announce_start) as client:
-        resumed = await client.resume(name, queue=queue)
+        found = await client.sweep(name)
+        if found is not None and queue is not None:
+            raise SpecInvalid(f"queue is {queue!r}, but a sweep stays on its own")
+        resumed = await (client.resume(name, queue=queue) if found is None else client.resume_sweep(found))
         match resumed.how:
             case "running":
                 say(f"{name!r} is running; there was nothing to resume.")
@@ -62,6 +85,8 @@ async def _resume(name: str, queue: str | None, *, follow: bool, profile: str | 
         if not follow:
             say(how_to_go_on(client, resumed.name))
             return 0
+        if found is not None:
+            return await sweep.follow_to_end(client, found, as_json=as_json)
         view = await follow_experiment(client, resumed.name)
         if view is None:
             return 130

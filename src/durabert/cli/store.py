@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from durabert.cli.options import Json
 from durabert.cli.render import print_json, put, say
 from durabert.errors import SpecInvalid
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look after the artifact store.", rich_markup_mode=None, no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
 LONGEST_HOURS = 24 * 365 * 100
 
 

@@ -87,7 +87,7 @@ def spec_from_options(
     Raises:
         SpecInvalid: a field is unknown or out of range, or there is no data.
     """
-    document = _toml(config) if config else {}
+    document = toml_document(config) if config else {}
     if not (data or document.get("data") or data_fields.get("source")):
         raise SpecInvalid("no data was given; name a file, a directory or a hub id: durabert train DATA")
     document |= (
@@ -142,7 +142,12 @@ def announce_start() -> None:
     say("Starting the embedded Temporal server ...")
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def toml_document(path: Path) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises:
+        SpecInvalid: it cannot be read, or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -153,5 +158,10 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _named_by_content(spec: ExperimentSpec) -> ExperimentSpec:
     # The same command, typed again after a crash, joins the run that it started.
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.source).stem).strip("-")[:60] or "run"
-    return spec.model_copy(update={"name": f"{stem}-{spec.digest()[:8]}"})
+    return spec.model_copy(update={"name": name_by_content(spec.data.source, spec.digest())})
+
+
+def name_by_content(source: str, digest: str) -> str:
+    """Return a name for who gave none."""
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", Path(source).stem).strip("-")[:60] or "run"
+    return f"{stem}-{digest[:8]}"

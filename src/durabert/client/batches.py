@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowQueryFailedError
+from temporalio.client import WorkflowQueryFailedError
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from durabert.client.failures import restored
-from durabert.client.running import ended
+from durabert.client.running import ContinuedJob
 from durabert.client.status import rows_in_flight
 from durabert.contract import BATCH_INFERENCE_WORKFLOW
-from durabert.errors import RunNotFound, RunNotUsable
+from durabert.errors import RunNotFound
 from durabert.specs import BatchInferenceRequest, BatchInferenceResult, BatchProgress
 from durabert.workflows import BertBatchInferenceWorkflow
 
@@ -29,21 +27,8 @@ ANSWER_LIMIT: Final = timedelta(seconds=5)
 """How long a worker may take to say how far a batch is; there may be none."""
 
 
-@dataclass(frozen=True)
-class RunningBatch:
+class RunningBatch(ContinuedJob[BatchInferenceResult]):
     """A batch that was started, or found."""
-
-    handle: WorkflowHandle[Any, BatchInferenceResult]
-    """Its workflow, over all its executions."""
-    joined: bool = False
-    """It was running already."""
-    engine: Engine | None = None
-    """The embedded engine, if it is on one."""
-
-    @property
-    def name(self) -> str:
-        """The id of its workflow."""
-        return self.handle.id
 
     async def progress(self) -> BatchProgress | None:
         """Return how far it is, rows of shards in flight among those that are done; none: nobody says so."""
@@ -53,31 +38,6 @@ class RunningBatch:
         except (RPCError, WorkflowQueryFailedError):
             return None
         return told.model_copy(update={"rows_done": min(told.rows, told.rows_done + in_flight)})
-
-    async def result(self) -> BatchInferenceResult:
-        """Wait for its end, also where the embedded engine is killed meanwhile.
-
-        Raises:
-            DurabertError: it failed or was cancelled; shards that were committed stay.
-        """
-        try:
-            return await ended(self.handle, self.engine)
-        except WorkflowFailureError as error:
-            raise restored(error.cause) from None
-
-    async def cancel(self) -> None:
-        """Cancel it and return when no process of it is left; shards that were committed stay.
-
-        Raises:
-            RunNotUsable: it has already ended.
-        """
-        if (await self.handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
-            raise RunNotUsable(f"{self.name!r} has already ended")
-        await self.handle.cancel()
-        try:
-            await ended(self.handle, self.engine)
-        except WorkflowFailureError:
-            return
 
 
 async def start_batch(

@@ -29,6 +29,14 @@ from durabert.client.predictions import start_prediction
 from durabert.client.promotions import RunningPromotion, find_promotion, start_promotion
 from durabert.client.running import RunningJob, ended
 from durabert.client.status import experiment_view, is_experiment, spec_of
+from durabert.client.sweeps import (
+    RunningSweep,
+    find_sweep,
+    find_trial,
+    start_sweep,
+    sweep_spec,
+    sweep_statuses,
+)
 from durabert.client.views import ExperimentView, Resumed, RunView, Started
 from durabert.client.wording import (
     OTHER_NAME,
@@ -61,6 +69,7 @@ from durabert.specs import (
     InferenceRequest,
     InferenceResult,
     RunOutcome,
+    SweepSpec,
     checked_run,
 )
 from durabert.specs.base import RUN_SEPARATOR
@@ -424,6 +433,50 @@ class Client:
         """
         return await find_batch(self.temporal, name, engine=self.engine)
 
+    async def start_sweep(self, spec: SweepSpec) -> RunningSweep:
+        """Start a search over configurations, or join it if the same was started under this name before.
+
+        Raises:
+            NameInUse: the name belongs to another sweep, or to an experiment.
+        """
+        return await self._start_sweep(spec)
+
+    async def sweep(self, name: str) -> RunningSweep | None:
+        """Return a sweep that was started before; none if there is none of that name."""
+        return await find_sweep(self.temporal, name, engine=self.engine)
+
+    async def sweeps(self) -> dict[str, str]:
+        """Return the status of every sweep that the server knows, by its name, the newest first."""
+        return await sweep_statuses(self.temporal)
+
+    async def resume_sweep(self, sweep: RunningSweep) -> Resumed:
+        """Let a paused sweep go on, or one that was cancelled or failed, with the trials that it has.
+
+        Raises:
+            RunNotUsable: it has completed.
+        """
+        view = await sweep.view()
+        if view.status == "completed":
+            raise RunNotUsable(f"sweep {sweep.name!r} has completed")
+        if view.status == "paused":
+            await sweep.set_paused(False)
+            return Resumed(sweep.name, "unpaused")
+        if not view.is_over:
+            return Resumed(sweep.name, "running")
+        spec = await sweep_spec(sweep)
+        again = await self._start_sweep(spec, again=True)
+        return Resumed(sweep.name, "running" if again.joined else "restarted")
+
+    async def _start_sweep(self, spec: SweepSpec, *, again: bool = False) -> RunningSweep:
+        return await start_sweep(
+            self.temporal,
+            spec,
+            queue=self.queues.train,
+            engine=self.engine,
+            searchable=await self._is_searchable(),
+            again=again,
+        )
+
     async def history(self, name: str) -> WorkflowHistory:
         """Return the recorded history of an experiment or a prediction.
 
@@ -477,6 +530,11 @@ class Client:
         try:
             view = await self.run_status(run)
         except RunNotFound:
+            trial = await find_trial(self.temporal, run)
+            if trial is not None:
+                if trial.status != "completed":
+                    raise RunNotUsable(f"trial {run!r} has no model, it is {trial.status}") from None
+                return None
             # The worker may have it all the same: a run can outlive the server's memory of it.
             if self.engine is None:
                 return None

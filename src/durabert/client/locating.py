@@ -21,6 +21,7 @@ from durabert.specs import (
     ExperimentSpec,
     ExportRequest,
     InferenceRequest,
+    SweepSpec,
     TextsSpec,
 )
 from durabert.specs.data import SNAPSHOT_PREFIX
@@ -53,6 +54,22 @@ def located(spec: ExperimentSpec, *, here: bool) -> ExperimentSpec:
     )
     data = located_data(spec.data, here=here)
     return spec.model_copy(update={"data": data, "runs": runs, "evaluations": evaluations})
+
+
+def located_sweep(spec: SweepSpec, *, here: bool) -> SweepSpec:
+    """Make the paths of a sweep absolute, those of models that it searches, too, as ``located`` does."""
+    space = dict(spec.space)
+    if "model" in space and space["model"].choice is not None:
+        models = tuple(located_model(str(model), here=here) for model in space["model"].choice)
+        space["model"] = space["model"].model_copy(update={"choice": models})
+    model = located_model(spec.config.model, here=here)
+    return spec.model_copy(
+        update={
+            "data": located_data(spec.data, here=here),
+            "config": spec.config.model_copy(update={"model": model}),
+            "space": space,
+        }
+    )
 
 
 def located_data(data: DataSpec, *, here: bool) -> DataSpec:

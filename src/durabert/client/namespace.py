@@ -12,24 +12,24 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
 
 from durabert.contract import SEARCH_ATTRIBUTES
+from durabert.specs import ExperimentSpec, SweepSpec
 from durabert.workflows import visibility
 
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
-
-    from durabert.specs import ExperimentSpec
 
 
 KEYWORD_LENGTH: Final = 255
 """Longest keyword that every database of Temporal can index."""
 
 
-def search_attributes(spec: ExperimentSpec) -> TypedSearchAttributes:
-    """Return the search attributes that an experiment starts with."""
+def search_attributes(spec: ExperimentSpec | SweepSpec) -> TypedSearchAttributes:
+    """Return the search attributes that an experiment or a sweep starts with."""
+    configs = spec.runs if isinstance(spec, ExperimentSpec) else [spec.config]
     return TypedSearchAttributes(
         [
             SearchAttributePair(visibility.EXPERIMENT, spec.name),
-            SearchAttributePair(visibility.MODEL, sorted({_keyword(config.model) for config in spec.runs})),
+            SearchAttributePair(visibility.MODEL, sorted({_keyword(config.model) for config in configs})),
             SearchAttributePair(visibility.DATASET, _keyword(spec.data.source)),
             SearchAttributePair(visibility.STATUS, "running"),
         ]

@@ -13,6 +13,7 @@ from durabert.wire import data_converter
 if TYPE_CHECKING:
     from temporalio.api.common.v1 import Payload
     from temporalio.api.failure.v1 import Failure
+    from temporalio.client import WorkflowHistory
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -21,6 +22,12 @@ def decoded(payload: Payload, kind: type[Model]) -> Model:
     """Return the value of a payload."""
     value: Model = data_converter.payload_converter.from_payload(payload, kind)
     return value
+
+
+def argument_of(history: WorkflowHistory, kind: type[Model]) -> Model:
+    """Return what a workflow was started with."""
+    started = history.events[0].workflow_execution_started_event_attributes
+    return decoded(started.input.payloads[0], kind)
 
 
 def told_error(failure: Failure) -> ErrorInfo:

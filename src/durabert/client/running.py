@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored
 from durabert.client.status import pending_progress
+from durabert.errors import RunNotUsable
 from durabert.specs import Wire
 
 if TYPE_CHECKING:
@@ -64,6 +65,48 @@ class RunningJob(Generic[Result]):
 
     async def cancel(self) -> None:
         """Cancel it and return when no process of it is left; nothing is written."""
+        await self.handle.cancel()
+        try:
+            await ended(self.handle, self.engine)
+        except WorkflowFailureError:
+            return
+
+
+@dataclass(frozen=True)
+class ContinuedJob(Generic[Result]):
+    """A workflow of any length that was started, or found: a batch or a sweep."""
+
+    handle: WorkflowHandle[Any, Result]
+    """Its workflow, over all its executions."""
+    joined: bool = False
+    """It was there already."""
+    engine: Engine | None = None
+    """The embedded engine, if it is on one."""
+
+    @property
+    def name(self) -> str:
+        """The id of its workflow."""
+        return self.handle.id
+
+    async def result(self) -> Result:
+        """Wait for its end, also where the embedded engine is killed meanwhile.
+
+        Raises:
+            DurabertError: it failed or was cancelled; what was finished by then stays.
+        """
+        try:
+            return await ended(self.handle, self.engine)
+        except WorkflowFailureError as error:
+            raise restored(error.cause) from None
+
+    async def cancel(self) -> None:
+        """Cancel it and return when no process of it is left; what was finished by then stays.
+
+        Raises:
+            RunNotUsable: it has already ended.
+        """
+        if (await self.handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+            raise RunNotUsable(f"{self.name!r} has already ended")
         await self.handle.cancel()
         try:
             await ended(self.handle, self.engine)

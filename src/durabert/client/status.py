@@ -9,7 +9,7 @@ from temporalio.api.enums.v1 import EventType, PendingActivityState
 from temporalio.client import WorkflowExecutionStatus
 
 from durabert.client.evaluated import with_evaluations
-from durabert.client.payloads import decoded, told_error
+from durabert.client.payloads import argument_of, decoded, told_error
 from durabert.client.views import ExperimentView, RunView
 from durabert.contract import EVAL_WORKFLOW, FINE_TUNE_BERT, FOR_ALL_RUNS, PATTERNS, evaluation_of
 from durabert.specs import (
@@ -59,8 +59,7 @@ def experiment_view(description: WorkflowExecutionDescription, history: Workflow
 
 def spec_of(history: WorkflowHistory) -> ExperimentSpec:
     """Return the spec that an experiment was started with."""
-    started = history.events[0].workflow_execution_started_event_attributes
-    return decoded(started.input.payloads[0], ExperimentSpec)
+    return argument_of(history, ExperimentSpec)
 
 
 def is_experiment(description: WorkflowExecutionDescription) -> bool:

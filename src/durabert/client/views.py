@@ -13,10 +13,14 @@ from durabert.specs import (
     CheckpointRef,
     ErrorInfo,
     EvaluationOutcome,
+    FinalResult,
     FineTuneConfig,
     FineTuneResult,
     Progress,
+    RungProgress,
     RunStatus,
+    SweepControl,
+    TrialRecord,
     Wire,
 )
 
@@ -128,6 +132,40 @@ class ExperimentView(Wire):
     """One entry a run, in the order of the configurations."""
     num_events: int
     """Length of its history."""
+
+
+class SweepView(Wire):
+    """A sweep as a client shows it."""
+
+    name: str
+    """Name of the sweep."""
+    status: Literal["running", "paused", "completed", "failed", "cancelled"]
+    """``paused``: no training is begun."""
+    phase: str = "preparing"
+    """What it is about."""
+    started: datetime
+    """When it was started, or was last continued as new, UTC."""
+    ended: datetime | None = None
+    """When it ended, UTC."""
+    metric: str | None = None
+    """The validation metric that is searched for, once it is known."""
+    control: SweepControl | None = None
+    """What may be changed meanwhile; none after the end."""
+    rungs: list[RungProgress] = Field(default_factory=list)
+    """How many trials have come to each rung; empty after the end."""
+    trials: list[TrialRecord] = Field(default_factory=list)
+    """Every trial that was begun, by its number."""
+    best: int | None = None
+    """Number of the best trial so far."""
+    final: FinalResult | None = None
+    """What the best configuration came to with other seeds."""
+    error: ErrorInfo | None = None
+    """Why it failed."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self.status in ENDED
 
 
 def _rate(result: FineTuneResult | None, progress: Progress | None) -> float | None:

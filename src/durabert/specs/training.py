@@ -40,6 +40,9 @@ Phase = Literal[
 ]
 RunStatus = Literal["queued", "running", "paused", "completed", "failed", "cancelled"]
 
+LOWER_IS_BETTER = frozenset({"loss", "mse", "mae"})
+"""Metrics of which less is better."""
+
 MAX_RUNS = 200
 """Largest number of runs in one experiment: a history stays far below Temporal's limits."""
 
@@ -255,6 +258,18 @@ class FineTuneRequest(Wire):
     """User and host of the client that started the experiment."""
     reproduces: RunName | None = None
     """The run that this one is to do again."""
+    until_epoch: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs of the configuration's with a checkpoint of that very state; none: do not."""
+    thresholds: tuple[float | None, ...] = ()
+    """By epoch: stop after it, too, if the best value of the metric so far is worse."""
+    score_test: bool = True
+    """Whether the finished model is scored on the test rows, if there are any."""
+
+    @model_validator(mode="after")
+    def _goes_on_from_checkpoints(self) -> Self:
+        if self.checkpoints is None and (self.until_epoch is not None or self.thresholds):
+            raise ValueError("until_epoch and thresholds need checkpoints, from which training goes on later")
+        return self
 
 
 class RowCounts(Wire):
@@ -300,6 +315,8 @@ class FineTuneResult(Wire):
     """The base model, as it was asked for."""
     model_sha256: str
     """Digest of the trained weights: names, types, shapes and bytes in sorted order."""
+    finished: bool = True
+    """Whether it is at its end; else it was left after ``epochs`` epochs, has no model yet, and can go on."""
     data_sha256: str
     """Digest of the rows that were used, independent of the file format."""
     config: FineTuneConfig
@@ -452,19 +469,24 @@ def experiment_from_toml(
     if misplaced:
         raise SpecInvalid(f"field {misplaced[0]!r} belongs under [defaults] or [[runs]]")
     source = fields.pop("data", {})
-    source = {"source": source} if isinstance(source, str) else _table(source, "data")
-    defaults = _table(fields.pop("defaults", {}), "defaults")
+    source = {"source": source} if isinstance(source, str) else table_of(source, "data")
+    defaults = table_of(fields.pop("defaults", {}), "defaults")
     runs = fields.pop("runs", [{}])
     if not isinstance(runs, list):
         raise SpecInvalid(f"runs is {runs!r}, but should be a list of tables, [[runs]]")
-    merged = [{**defaults, **_table(run, "runs"), **(config or {})} for run in runs]
+    merged = [{**defaults, **table_of(run, "runs"), **(config or {})} for run in runs]
     configs = [_config(run, number, of=len(runs)) for number, run in enumerate(merged, start=1)]
     return ExperimentSpec.parse(
         {**fields, "data": DataSpec.parse({**source, **(data or {})}), "runs": configs}
     )
 
 
-def _table(value: object, name: str) -> dict[str, Any]:
+def table_of(value: object, name: str) -> dict[str, Any]:
+    """Return a table of a TOML document.
+
+    Raises:
+        SpecInvalid: it is something else.
+    """
     if not isinstance(value, dict):
         raise SpecInvalid(f"{name} is {value!r}, but should be a table of fields")
     return value

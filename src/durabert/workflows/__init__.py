@@ -6,6 +6,8 @@ from durabert.workflows.bert_eval import BertEvalWorkflow, BertRunEvaluationWork
 from durabert.workflows.bert_export import BertExportWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
 from durabert.workflows.bert_promotion import BertPromotionWorkflow
+from durabert.workflows.bert_sweep import BertSweepWorkflow
+from durabert.workflows.trials import BertTrialWorkflow
 
 WORKFLOWS = [
     BertFineTuningWorkflow,
@@ -16,6 +18,8 @@ WORKFLOWS = [
     BertEvalWorkflow,
     BertRunEvaluationWorkflow,
     BertPromotionWorkflow,
+    BertSweepWorkflow,
+    BertTrialWorkflow,
 ]
 
 __all__ = [
@@ -27,5 +31,7 @@ __all__ = [
     "BertInferenceWorkflow",
     "BertPromotionWorkflow",
     "BertRunEvaluationWorkflow",
+    "BertSweepWorkflow",
+    "BertTrialWorkflow",
     "CheckpointedBertTrainingWorkflow",
 ]

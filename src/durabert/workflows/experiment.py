@@ -7,7 +7,12 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    is_cancelled_exception,
+)
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import FINE_TUNE_BERT, STARTED_BY_MEMO
@@ -153,8 +158,8 @@ def describe_config(config: FineTuneConfig) -> str:
     )
 
 
-def error_info(error: ActivityError) -> ErrorInfo:
-    """Return what an activity failed with."""
+def error_info(error: ActivityError | ChildWorkflowError) -> ErrorInfo:
+    """Return what an activity or a child workflow failed with."""
     cause = error.cause
     if isinstance(cause, ApplicationError):
         return ErrorInfo(type=cause.type or "UnexpectedError", message=cause.message)

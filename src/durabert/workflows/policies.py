@@ -46,6 +46,10 @@ EVENTS_OF_A_WINDOW: Final = 20
 """For each shard in flight, if that is more: all of them end before a history does, so a wide window needs a
 longer one to have work for most of its time."""
 
+LONG_SWEEP: Final = 1000
+"""Events after which a sweep continues as new: a training costs it 9 or fewer, so over 100 an execution, and
+the wait for the last of those in flight is a small part of the time."""
+
 START_TO_CLOSE: Final[Mapping[str, timedelta]] = {FINE_TUNE_BERT.name: TRAINING_LIMIT}
 
 
@@ -78,14 +82,15 @@ async def call(
     return result
 
 
-def history_is_long(*, window: int) -> bool:
+def history_is_long(*, window: int, long: int | None = None) -> bool:
     """Return whether nothing more is to be started before the workflow continues as new.
 
     Args:
-        window: activities in flight at once; each still adds a few events when it ends.
+        window: activities or children in flight at once; each still adds a few events when it ends.
+        long: how many events are many; default: ``LONG_HISTORY``.
     """
     info = workflow.info()
-    longest = max(LONG_HISTORY, EVENTS_OF_A_WINDOW * window)
+    longest = max(LONG_HISTORY if long is None else long, EVENTS_OF_A_WINDOW * window)
     return info.is_continue_as_new_suggested() or info.get_current_history_length() >= longest
 
 

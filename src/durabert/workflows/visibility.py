@@ -9,13 +9,17 @@ from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
 
 with workflow.unsafe.imports_passed_through():
     from durabert.specs import (
+        LOWER_IS_BETTER,
         AttemptReport,
         BatchProgress,
         EvaluationOutcome,
         ExperimentProgress,
         RunOutcome,
         RunProgress,
+        SweepProgress,
+        TrialRecord,
     )
+    from durabert.specs.trial import ranked_trials
 
 EXPERIMENT: Final = SearchAttributeKey.for_keyword("DurabertExperiment")
 MODEL: Final = SearchAttributeKey.for_keyword_list("DurabertModel")
@@ -26,20 +30,29 @@ BEST_METRIC: Final = SearchAttributeKey.for_float("DurabertBestMetric")
 
 
 def publish_outcomes(outcomes: list[RunOutcome]) -> None:
-    """Set the search attributes of an experiment that has ended.
+    """Set the search attributes of an experiment that has ended."""
+    completed = [outcome.result for outcome in outcomes if outcome.result is not None]
+    if not completed:
+        publish_end(overall_status(outcomes))
+        return
+    scores = [run.metrics[run.metric] for run in completed]
+    best = min(scores) if completed[0].metric in LOWER_IS_BETTER else max(scores)
+    publish_end(overall_status(outcomes), task=completed[0].task, best=best)
+
+
+def publish_end(status: str, *, task: str | None = None, best: float | None = None) -> None:
+    """Set the search attributes of a workflow that has ended.
 
     Nothing is set where the client found the namespace without them: an unknown attribute would block the
     workflow task.
     """
     if workflow.info().typed_search_attributes.get(EXPERIMENT) is None:
         return
-    updates: list[SearchAttributeUpdate[Any]] = [STATUS.value_set(overall_status(outcomes))]
-    completed = [outcome.result for outcome in outcomes if outcome.result is not None]
-    if completed:
-        updates.append(TASK.value_set(completed[0].task))
-        scores = [run.metrics[run.metric] for run in completed]
-        lower_is_better = completed[0].metric in {"loss", "mse"}
-        updates.append(BEST_METRIC.value_set(min(scores) if lower_is_better else max(scores)))
+    updates: list[SearchAttributeUpdate[Any]] = [STATUS.value_set(status)]
+    if task is not None:
+        updates.append(TASK.value_set(task))
+    if best is not None:
+        updates.append(BEST_METRIC.value_set(best))
     workflow.upsert_search_attributes(updates)
 
 
@@ -139,3 +152,36 @@ def batch_details(output: str, progress: BatchProgress) -> str:
             f"| {progress.in_flight} | {rate} | {left} |",
         ]
     )
+
+
+SHOWN_TRIALS: Final = 20
+
+
+def sweep_table(progress: SweepProgress) -> str:
+    """Return Markdown tables of the rungs of a sweep and of its best trials."""
+    lower = progress.metric in LOWER_IS_BETTER
+    by_score = ranked_trials(progress.trials, lower_is_better=lower, best=progress.best)
+    rungs = [f"| {rung.epochs} | {rung.reached} | {rung.running} |" for rung in progress.rungs]
+    begun = f"{len(progress.trials)} of {progress.control.trials} trials begun"
+    return "\n".join(
+        [
+            f"{progress.phase}{', paused' if progress.control.paused else ''}, {begun}",
+            "",
+            "| epochs | trials | running |",
+            "|---|---|---|",
+            *rungs,
+            "",
+            f"| trial | status | epochs | {progress.metric or 'metric'} | |",
+            "|---|---|---|---|---|",
+            *(_trial_row(one, lower_is_better=lower) for one in by_score[:SHOWN_TRIALS]),
+        ]
+    )
+
+
+def _trial_row(one: TrialRecord, *, lower_is_better: bool) -> str:
+    best = one.best_value(lower_is_better=lower_is_better)
+    score = "" if best is None else f"{best:.4f}"
+    what = (
+        one.error.message if one.error else ", ".join(f"{name} {value}" for name, value in one.params.items())
+    )
+    return f"| {one.number} | {one.status} | {one.epochs} | {score} | {_cell(what)} |"
