@@ -7,6 +7,7 @@ of two layers in it. The real one is trained by ``make demo``.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,8 @@ class Site:
     """The directory of the stand-in for the package of ``minilm``."""
     address: str
     """Of the Temporal server that is up."""
+    search_path: str
+    """``PYTHONPATH`` of commands: the stand-in, then what these tests are run with."""
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +47,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     package.mkdir()
     (package / "__init__.py").touch()
     build_model(package / "model", max_position_embeddings=POSITIONS)
+    search_path = os.pathsep.join(filter(None, [str(packages), os.environ.get("PYTHONPATH")]))
     with pytest.MonkeyPatch.context() as patch:
         # The worker inherits it from the engine that starts here.
-        patch.setenv("PYTHONPATH", str(packages))
+        patch.setenv("PYTHONPATH", search_path)
         engine = Engine.attach(home, worker=True, search_attributes=SEARCH_ATTRIBUTES)
     with engine:
-        yield Site(home, packages, engine.info.address)
+        yield Site(home, packages, engine.info.address, search_path)
 
 
 @pytest.fixture(scope="session")

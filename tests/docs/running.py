@@ -89,7 +89,7 @@ class Reader:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DURABERT_HOME": str(self.site.home),
-            "PYTHONPATH": str(self.site.packages),
+            "PYTHONPATH": self.site.search_path,
             "COLUMNS": "200",
             **self.exported,
         }
