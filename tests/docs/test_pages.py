@@ -7,8 +7,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from durabert import errors
+from durabert.cli.app import app
 from durabert.client import RunView
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.errors import DurabertError, Retry
@@ -73,6 +75,13 @@ def test_the_help_texts_are_what_the_commands_print():
     page = COMMAND_LINE.read_text(encoding="utf-8")
 
     assert with_help(page) == page, "run: python -m tests.docs.help_pages"
+
+
+def test_every_command_has_a_section():
+    headings = re.findall(r"^## (.*)$", COMMAND_LINE.read_text(encoding="utf-8"), re.MULTILINE)
+    told = {name for heading in headings for name in re.findall(r"`(?:durabert )?(\w+)`", heading)}
+
+    assert set(get_command(app).commands) <= told
 
 
 def test_the_make_targets_of_the_readme_are_there():
