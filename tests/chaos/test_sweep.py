@@ -22,7 +22,7 @@ from tests.real import alive, until
 from tests.shell import write_reviews
 
 
-def sweep_of(data: Path, model: Path, *, trials: int, epochs: int = 9) -> SweepSpec:
+def sweep_of(data: Path, model: Path, *, trials: int, epochs: int, min_epochs: int = 1) -> SweepSpec:
     return SweepSpec(
         name="hunted",
         data=DataSpec(source=str(data)),
@@ -33,6 +33,7 @@ def sweep_of(data: Path, model: Path, *, trials: int, epochs: int = 9) -> SweepS
         },
         algorithm="tpe",
         stopping="asha",
+        min_epochs=min_epochs,
         trials=trials,
         concurrency=2,
         checkpoints=CheckpointPolicy(every_steps=10),
@@ -85,7 +86,7 @@ VICTIMS = ("trainer", "worker", "server", "trainer", "host", "worker")
 @pytest.mark.timeout(600)
 async def test_whatever_is_killed_a_sweep_decides_as_an_undisturbed_one(tmp_path, tiny):
     reviews = write_reviews(tmp_path / "reviews.csv")
-    spec = sweep_of(reviews, tiny, trials=12, epochs=180).model_copy(update={"min_epochs": 20})
+    spec = sweep_of(reviews, tiny, trials=12, epochs=180, min_epochs=20)
     home = tmp_path / "home"
 
     async with Client.connect(home=home) as client:

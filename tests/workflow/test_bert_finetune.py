@@ -274,6 +274,7 @@ async def test_a_request_that_cannot_be_decoded_fails_the_workflow_at_once(
     assert caught.value.cause.type == "SpecInvalid"
     assert caught.value.cause.non_retryable
     assert bench.activities.started == []
+    assert unique not in [found.name for found in await bench.client.experiments()]
 
 
 async def test_unknown_fields_of_an_older_or_newer_request_are_ignored(bench, unique):

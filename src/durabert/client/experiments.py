@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from temporalio.client import (
     WorkflowUpdateFailedError,
 )
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.batches import RunningBatch, find_batch, start_batch
@@ -258,7 +259,12 @@ class Client:
         query = f"WorkflowType IN ({', '.join(repr(kind) for kind in PATTERNS.values())})"
         # A name that was used again after a failure is listed once an execution.
         names = dict.fromkeys([found.id async for found in self.temporal.list_workflows(query)])
-        return [await self.status(name) for name in names]
+        views = []
+        for name in names:
+            # What another client has started with an argument that is no experiment has failed at once.
+            with contextlib.suppress(ApplicationError):
+                views.append(await self.status(name))
+        return views
 
     async def cancel(self, name: str) -> ExperimentView:
         """Cancel an experiment or one run of it, and return its state once no process of it is left.
