@@ -31,7 +31,14 @@ from durabert.specs import (
     SweepPlanRequest,
     Wire,
 )
-from durabert.specs.registry import PromotionCheck, PromotionRequest, RegistryRequest, RegistryVersion
+from durabert.specs.registry import (
+    ModelRef,
+    PromotionCheck,
+    PromotionRequest,
+    RegistryRequest,
+    RegistryVersion,
+)
+from durabert.specs.retraining import Champion
 
 Request = TypeVar("Request", bound=Wire)
 Result = TypeVar("Result", bound=Wire)
@@ -53,6 +60,7 @@ PLAN_BATCH_INFERENCE: Final = ActivityContract("plan_batch_inference", BatchInfe
 COMMIT_BATCH_INFERENCE: Final = ActivityContract("commit_batch_inference", BatchCommit, BatchInferenceResult)
 CHECK_PROMOTION: Final = ActivityContract("check_promotion", PromotionRequest, PromotionCheck)
 REGISTER_VERSION: Final = ActivityContract("register_version", RegistryRequest, RegistryVersion)
+FIND_CHAMPION: Final = ActivityContract("find_champion", ModelRef, Champion)
 EXPORT_BERT: Final = ActivityContract("export_bert", ExportRequest, ExportResult)
 PLAN_EVALUATIONS: Final = ActivityContract("plan_evaluations", EvaluationPlanRequest, EvaluationPlan)
 EVALUATE_BERT: Final = ActivityContract("evaluate_bert", EvaluationRequest, EvaluationResult)
@@ -69,6 +77,7 @@ RUN_EVALUATION_WORKFLOW: Final = "BertRunEvaluationWorkflow"
 PROMOTION_WORKFLOW: Final = "BertPromotionWorkflow"
 SWEEP_WORKFLOW: Final = "BertSweepWorkflow"
 TRIAL_WORKFLOW: Final = "BertTrialWorkflow"
+RETRAINING_WORKFLOW: Final = "BertRetrainingWorkflow"
 
 PATTERNS: Final = {
     "bert_checkpointing": CHECKPOINTED_WORKFLOW,
@@ -99,6 +108,9 @@ def evaluation_of(activity_id: str) -> tuple[str, str]:
     run, _, evaluation_set = activity_id.partition(_OF_A_SET)
     return run, evaluation_set
 
+
+TIMING_MEMO: Final = "durabert_timing"
+"""Memo field of a schedule: when it fires, as its user wrote it; the server keeps calendars."""
 
 DEFAULT_TASK_QUEUE: Final = "bert-finetune-task-queue"
 

@@ -24,7 +24,8 @@ DurabertError
 │   ├── CheckpointNotUsable      no such checkpoint, or one of another model, task or data
 │   ├── ModelNotRegistered       the registry has no such name, alias or version
 │   ├── PromotionNotOpen         no promotion waits for a decision, or not any more
-│   └── PromotionPending         another promotion to that alias waits for a decision
+│   ├── PromotionPending         another promotion to that alias waits for a decision
+│   └── ScheduleNotFound         no schedule of that name
 ├── RunFailed                    the run itself cannot succeed: never retried, exit code 1
 │   ├── TrainingDiverged         loss or gradient is not finite
 │   ├── ArtifactDamaged          what the store gave is not what was put there
@@ -92,18 +93,25 @@ class SpecInvalid(UserError):
 class NameInvalid(UserError):
     """The name cannot be a workflow id and a directory name."""
 
-    def __init__(self, name: str, *, what: str = "run") -> None:
+    def __init__(self, name: str, *, what: str = "run", longest: int = 100) -> None:
         super().__init__(
-            f"{what} name {_shown(name)} is not allowed: use 1 to 100 letters, digits, '-' and '_', "
+            f"{what} name {_shown(name)} is not allowed: use 1 to {longest} letters, digits, '-' and '_', "
             "starting with a letter or a digit"
         )
 
 
 class NameInUse(UserError):
-    """The name belongs to an experiment with another spec."""
+    """The name belongs to an experiment with another spec, or to another schedule."""
 
-    def __init__(self, name: str, *, difference: str, advice: str = "choose another name") -> None:
-        super().__init__(f"the name {name!r} is in use by another experiment ({difference}); {advice}")
+    def __init__(
+        self,
+        name: str,
+        *,
+        difference: str,
+        advice: str = "choose another name",
+        what: str = "another experiment",
+    ) -> None:
+        super().__init__(f"the name {name!r} is in use by {what} ({difference}); {advice}")
 
 
 class DataNotFound(UserError):
@@ -199,6 +207,14 @@ class PromotionNotOpen(UserError):
 
 class PromotionPending(UserError):
     """Another promotion to the same alias waits for a decision."""
+
+
+class ScheduleNotFound(UserError):
+    """No schedule has that name."""
+
+    def __init__(self, name: str, *, near: str | None = None) -> None:
+        hint = f"did you mean {near!r}?" if near else "'durabert schedule list' lists them"
+        super().__init__(f"there is no schedule {_shown(name)}; {hint}")
 
 
 class RunFailed(DurabertError):

@@ -91,6 +91,7 @@ class DurabertPlugin(SimplePlugin):
                 registry.register_version,
                 sweeps.plan_sweep,
                 sweeps.suggest_trial,
+                registry.find_champion,
             ],
             run_context=_prepared_fork_server,
         )

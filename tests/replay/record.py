@@ -33,6 +33,9 @@ from durabert.specs import (
     FineTuneConfig,
     InferenceRequest,
     Parameter,
+    RetrainingPromotion,
+    RetrainingRequest,
+    RetrainingTiming,
     RunReport,
     SweepSpec,
     TextsSpec,
@@ -47,6 +50,9 @@ PREFIXES = {"bert_finetune": "", "bert_checkpointing": "checkpointed-", "bert_ev
 
 ASKING = ("experiments", "promotions")
 """Modules of the client that write down who asks."""
+
+RARELY = RetrainingTiming(every_seconds=300 * 86400)
+"""A schedule that fires when it is told to."""
 
 HISTORIES = Path(__file__).parent / "histories"
 
@@ -91,6 +97,7 @@ async def _courses(bench: Bench) -> None:
     await _exports(client)
     await _evaluations(client)
     await _promotions(client)
+    await _retrainings(client)
     await _sweeps(bench)
 
 
@@ -235,6 +242,68 @@ async def _promotions(client: Client) -> None:
             await promotion.decide(approved=approved, reason="looked at it")
         await promotion.result()
         _keep(course, await promotion.handle.fetch_history())
+
+
+async def _retrainings(client: Client) -> None:
+    """Firings that promote, are refused, left, wait, skip, promote nothing, fail and are cancelled."""
+    courses: dict[str, dict[str, Any]] = {
+        "retraining": {"alias": "champion"},
+        "retraining-beaten": {"alias": "beaten"},
+        "retraining-without-sets": {"alias": "beaten", "sets": ()},
+        "retraining-refused": {"alias": "refused"},
+        "retraining-left": {"alias": "odd"},
+        "retraining-same": {"alias": "same"},
+        "retraining-waiting": {"alias": "waiting", "approval": ApprovalPolicy()},
+        "retraining-trained": {},
+        "retraining-failed": {"model": "missing"},
+        "retraining-no-data": {"source": "missing.csv"},
+        "retraining-unmeasured": {"sets": ("broken.csv",)},
+    }
+    for course, options in courses.items():
+        await client.schedules.create(_retraining(course, **options), RARELY)
+        await _fired(client, course, course)
+    await _fired(client, "retraining", "retraining-skipped")
+    await client.schedules.create(_retraining("retraining-cancelled", model="endless"), RARELY)
+    firing = await client.schedules.trigger("retraining-cancelled")
+    await firing.training()
+    await firing.handle.cancel()
+    with contextlib.suppress(DurabertError):
+        await firing.result()
+    _keep("retraining-cancelled", await firing.handle.fetch_history())
+
+
+async def _fired(client: Client, schedule: str, course: str) -> None:
+    firing = await client.schedules.trigger(schedule)
+    with contextlib.suppress(DurabertError):
+        await firing.result()
+
+    async def learnt() -> bool:
+        description = await client.temporal.get_schedule_handle(schedule).describe()
+        return not description.info.running_actions
+
+    await until(learnt, seconds=20, what="the schedule knows that its firing has ended")
+    _keep(course, await firing.handle.fetch_history())
+
+
+def _retraining(
+    name: str,
+    *,
+    alias: str | None = None,
+    approval: ApprovalPolicy | None = None,
+    model: str = "minilm",
+    source: str = "reviews.csv",
+    sets: tuple[str, ...] = ("test.csv",),
+) -> RetrainingRequest:
+    evaluations = tuple(EvaluationSpec(data=DataSpec(source=one)) for one in sets)
+    runs = (FineTuneConfig(model=model),)
+    spec = ExperimentSpec(name=name, data=DataSpec(source=source), runs=runs, evaluations=evaluations)
+    promotion = None
+    if alias is not None:
+        # One promotion to an alias at a time: each course has a model of its own.
+        promotion = RetrainingPromotion(name=name, alias=alias, approval=approval)
+    return RetrainingRequest(
+        experiment=spec, spec_sha256=spec.digest(), promotion=promotion, started_by="somebody@host"
+    )
 
 
 class Courses:

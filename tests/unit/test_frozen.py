@@ -65,6 +65,17 @@ COMMANDS = {
     "data show": "snapshot --json",
     "data verify": "snapshot --json",
     "data diff": "old new --text --text-pair --label --json",
+    "schedule create": """name data --cron --every --time-zone --overlap --catch-up --promote-to --min-metric
+        --require-approval --config --model --epochs --batch-size --learning-rate --lr --max-length --device
+        --seed --set --text --text-pair --label --validation --test --data --eval-data --slice-by
+        --checkpoint-every --profile --json""",
+    "schedule list": "--profile --json",
+    "schedule show": "name --profile --json",
+    "schedule pause": "name --reason --profile --json",
+    "schedule resume": "name --profile --json",
+    "schedule trigger": "name --follow --no-follow --profile --json",
+    "schedule backfill": "name --from --to --overlap --profile --json",
+    "schedule delete": "name --profile --json",
     "store show": "--json",
     "store gc": "--older-than --dry-run --json",
     "store verify": "--json",
@@ -81,6 +92,7 @@ WORKFLOW_TYPES = {
     "BertPromotionWorkflow": ("PromotionRequest", "PromotionResult"),
     "BertSweepWorkflow": ("SweepSpec", "SweepResult"),
     "BertTrialWorkflow": ("TrialRequest", "TrialRecord"),
+    "BertRetrainingWorkflow": ("RetrainingRequest", "RetrainingResult"),
 }
 UPDATES = {
     "BertFineTuningWorkflow": {"cancel_run": ("str", "RunOutcome")},
@@ -105,6 +117,7 @@ SIGNALS = {
     "CheckpointedBertTrainingWorkflow": ["report"],
     "BertEvalWorkflow": ["report"],
     "BertTrialWorkflow": ["report"],
+    "BertRetrainingWorkflow": {},
 }
 QUERIES = {
     "CheckpointedBertTrainingWorkflow": ["progress"],
@@ -113,6 +126,7 @@ QUERIES = {
     "BertPromotionWorkflow": ["state"],
     "BertSweepWorkflow": ["progress"],
     "BertTrialWorkflow": ["progress"],
+    "BertRetrainingWorkflow": ["state"],
 }
 ACTIVITY_TYPES = {
     "create_dataset_snapshot": ("SnapshotRequest", "SnapshotResult"),
@@ -127,6 +141,7 @@ ACTIVITY_TYPES = {
     "register_version": ("RegistryRequest", "RegistryVersion"),
     "plan_sweep": ("SweepPlanRequest", "SweepPlan"),
     "suggest_trial": ("SuggestionRequest", "Suggestion"),
+    "find_champion": ("ModelRef", "Champion"),
 }
 
 FIELDS = {
@@ -186,6 +201,14 @@ FIELDS = {
     "AliasMove": "name! alias! number! version! at! by! gates! decision execution!",
     "PromotionState": "request! phase! gates waiting_since expires reminders decision",
     "PromotionResult": "status! run! name! alias! version before gates! decision reminders at!",
+    "Champion": "version run model_sha256",
+    "Standing": "name! rows! metric! value! interval! champion",
+    "RetrainingTiming": "cron every_seconds time_zone overlap catch_up_seconds",
+    "RetrainingPromotion": "name! alias! min_metrics approval",
+    "RetrainingRequest": "experiment! spec_sha256! promotion started_by!",
+    "RetrainingState": "phase! run",
+    "RetrainingResult": """schedule! fired! status! reason! snapshot! spec_sha256! run! model_sha256!
+        reused_from standings champion version gates""",
     "TrainingProfile": """tokens_per_second! model_gflops! peak_gflops! flop_utilisation! data_share!
         forward_share backward_share optimizer_share checkpoint_share""",
     "ErrorInfo": "type! message!",
@@ -243,7 +266,7 @@ ERRORS = """
     UserError SpecInvalid NameInvalid NameInUse DataNotFound DataInvalid ColumnMissing ColumnAmbiguous
     LabelsInvalid ModelNotFound ModelInvalid DeviceMissing TextsInvalid RunNotFound RunNotUsable
     EngineUnavailable DependencyMissing StoreInvalid SnapshotNotFound OutputInUse CheckpointNotUsable
-    ModelNotRegistered PromotionNotOpen PromotionPending
+    ModelNotRegistered PromotionNotOpen PromotionPending ScheduleNotFound
     RunFailed TrainingDiverged ArtifactDamaged ExportRefused RunCancelled InfrastructureError ProcessKilled
     ProcessStalled DeviceFault OutOfMemory StoreUnavailable DivergenceSuspected AttemptSuperseded
     WorkerLost RunPaused WorkerStopping UnexpectedError
@@ -343,6 +366,7 @@ def names_below(kind: type) -> list[str]:
 def test_names_on_the_server_stay_as_they_are():
     assert contract.DEFAULT_TASK_QUEUE == "bert-finetune-task-queue"
     assert contract.SPEC_DIGEST_MEMO == "durabert_spec_sha256"
+    assert contract.TIMING_MEMO == "durabert_timing"
     assert contract.SEARCH_ATTRIBUTES == {
         "DurabertExperiment": "Keyword",
         "DurabertModel": "KeywordList",
@@ -361,5 +385,5 @@ def test_the_client_has_these_methods():
         "start_prediction", "start_batch", "batch", "history", "pause", "resume", "export", "start_export",
         "evaluate", "start_evaluation",
         "start_promotion", "promotion",
-        "start_sweep", "sweep", "sweeps", "resume_sweep",
+        "start_sweep", "sweep", "sweeps", "resume_sweep", "schedules",
     }  # fmt: skip

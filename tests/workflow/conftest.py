@@ -159,6 +159,11 @@ class FakeActivities:
     @activity.defn(name=CREATE_DATASET_SNAPSHOT.name)
     async def create_dataset_snapshot(self, request: SnapshotRequest) -> SnapshotResult:
         source = request.data.source
+        if source.startswith("snapshot:"):
+            snapshot = source.removeprefix("snapshot:")
+            return SnapshotResult(
+                snapshot=snapshot, name="data", rows={"train": 3}, columns=["text"], created=False
+            )
         if source == "missing.csv":
             raise ApplicationError("there is no missing.csv", type="DataNotFound", non_retryable=True)
         self.snapshots += 1
@@ -172,7 +177,11 @@ class FakeActivities:
             activity.heartbeat(Progress(phase="taking a snapshot", step=7))
             await asyncio.sleep(0.05)
         return SnapshotResult(
-            snapshot="5" * 64, name="data", rows={"train": 3}, columns=["text"], created=True
+            snapshot=(str(self.snapshots % 10) if source == "growing.csv" else "5") * 64,
+            name="data",
+            rows={"train": 3},
+            columns=["text"],
+            created=True,
         )
 
     @activity.defn(name=RUN_BERT_INFERENCE.name)
@@ -248,6 +257,7 @@ async def serving(temporal, queue, **options):
             activities.registry.register_version,
             activities.sweeps.plan_sweep,
             activities.sweeps.suggest_trial,
+            activities.registry.find_champion,
         ],
         max_heartbeat_throttle_interval=timedelta(milliseconds=100),
         default_heartbeat_throttle_interval=timedelta(milliseconds=100),

@@ -59,6 +59,8 @@ class FakeEvaluations:
         activity.heartbeat(Progress(phase="evaluating"))
         if request.data.source == "broken.csv":
             raise ApplicationError("a column is gone", type="ColumnMissing", non_retryable=True)
+        if request.run == "odd-champion":
+            raise ApplicationError("it has other labels", type="LabelsInvalid", non_retryable=True)
         if request.data.source == "flaky.csv" and activity.info().attempt == 1:
             raise ApplicationError("killed", type="ProcessKilled")
         while request.data.source == "endless.csv":

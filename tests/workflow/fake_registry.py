@@ -7,14 +7,16 @@ from dataclasses import dataclass, field
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from durabert.contract import CHECK_PROMOTION, REGISTER_VERSION
+from durabert.contract import CHECK_PROMOTION, FIND_CHAMPION, REGISTER_VERSION
 from durabert.specs.registry import (
     GateResult,
+    ModelRef,
     PromotionCheck,
     PromotionRequest,
     RegistryRequest,
     RegistryVersion,
 )
+from durabert.specs.retraining import Champion
 
 
 @dataclass
@@ -46,3 +48,11 @@ class FakeRegistry:
             created="2026-01-01T00:00:00+00:00",
             execution=request.execution,
         )
+
+    @activity.defn(name=FIND_CHAMPION.name)
+    async def find_champion(self, request: ModelRef) -> Champion:
+        if request.alias == "same":
+            return Champion(version=3, run="twin", model_sha256="0" * 64)
+        if request.alias in {"beaten", "odd"}:
+            return Champion(version=3, run=f"{request.alias}-champion", model_sha256="8" * 64)
+        return Champion()

@@ -8,7 +8,6 @@ import pytest
 from temporalio.client import WorkflowFailureError
 
 from durabert.activities.reporting import pauses, tells_ends
-from durabert.client.namespace import search_attributes
 from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, REPORT_SIGNAL
 from durabert.errors import NameInUse, RunNotUsable, SpecInvalid
 from durabert.specs import (
@@ -21,7 +20,7 @@ from durabert.specs import (
     RunReport,
 )
 from durabert.workflows.reports import MAX_ATTEMPTS
-from durabert.workflows.visibility import STATUS
+from durabert.workflows.visibility import STATUS, search_attributes
 from tests.real import until
 from tests.workflow.conftest import serving
 

@@ -1,12 +1,19 @@
-"""The activities ``check_promotion`` and ``register_version``."""
+"""The activities ``check_promotion``, ``register_version`` and ``find_champion``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from durabert.activities.boundary import implements, run_child
-from durabert.contract import CHECK_PROMOTION, REGISTER_VERSION
-from durabert.specs.registry import PromotionCheck, PromotionRequest, RegistryRequest, RegistryVersion
+from durabert.contract import CHECK_PROMOTION, FIND_CHAMPION, REGISTER_VERSION
+from durabert.specs.registry import (
+    ModelRef,
+    PromotionCheck,
+    PromotionRequest,
+    RegistryRequest,
+    RegistryVersion,
+)
+from durabert.specs.retraining import Champion
 from durabert.supervisor import Job
 
 if TYPE_CHECKING:
@@ -32,6 +39,11 @@ class RegistryActivities:
     async def register_version(self, request: RegistryRequest) -> RegistryVersion:
         """Write version and alias in a child process."""
         return RegistryVersion.model_validate(await self._run("register", request.model_dump(mode="json")))
+
+    @implements(FIND_CHAMPION)
+    async def find_champion(self, request: ModelRef) -> Champion:
+        """Look up what an alias names, in a child process."""
+        return Champion.model_validate(await self._run("champion", request.model_dump(mode="json")))
 
     async def _run(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         job = Job(

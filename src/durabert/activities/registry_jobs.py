@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from durabert.activities.comparison import compare
 from durabert.activities.gates import champion_gate, evaluated_gate, metric_gates
 from durabert.bert.weights import stored_sha256
-from durabert.errors import ArtifactDamaged, ModelInvalid, RunNotFound, RunNotUsable
+from durabert.errors import ArtifactDamaged, ModelInvalid, ModelNotRegistered, RunNotFound, RunNotUsable
 from durabert.specs import FineTuneResult, Wire
 from durabert.specs.registry import (
     GateResult,
@@ -19,6 +19,7 @@ from durabert.specs.registry import (
     RegistryRequest,
     require_metrics,
 )
+from durabert.specs.retraining import Champion
 from durabert.store.objects import ObjectStore, open_store
 from durabert.store.registry import Registry
 from durabert.store.results import ResultStore, StoredResult
@@ -34,6 +35,8 @@ class RegistryJob(Wire):
     """The promotion whose gates are to be looked at."""
     register: RegistryRequest | None = None
     """What is to be written down."""
+    champion: ModelRef | None = None
+    """The alias to look up."""
     home: Path
     """The worker's home directory."""
     store: str
@@ -57,6 +60,19 @@ def register(payload: dict[str, Any], _channel: Channel) -> dict[str, Any]:
         raise ArtifactDamaged(f"run {run.run!r} has other weights than those that the gates have seen")
     version, _ = Registry(objects).register(job.register, run)
     return version.model_dump(mode="json")
+
+
+def champion(payload: dict[str, Any], _channel: Channel) -> dict[str, Any]:
+    """Look up what an alias names now; it may be nothing yet."""
+    job = RegistryJob.model_validate(payload)
+    assert job.champion is not None
+    registry = Registry(open_store(job.store, home=job.home))
+    try:
+        named = registry.find(job.champion)
+    except ModelNotRegistered:
+        return Champion().model_dump(mode="json")
+    found = Champion(version=named.version, run=named.run, model_sha256=named.model_sha256)
+    return found.model_dump(mode="json")
 
 
 def _checked(objects: ObjectStore, request: PromotionRequest) -> PromotionCheck:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from durabert.cli import data as data_commands
+from durabert.cli import schedule as schedule_commands
 from durabert.cli import store as store_commands
 from durabert.cli import sweep_commands
 from durabert.cli.options import Json, Profile
@@ -25,6 +26,7 @@ app = typer.Typer(
 
 app.add_typer(data_commands.app, name="data")
 app.add_typer(store_commands.app, name="store")
+app.add_typer(schedule_commands.app, name="schedule")
 
 Device = Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")]
 

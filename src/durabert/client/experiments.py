@@ -24,11 +24,12 @@ from durabert.client.evaluations import start_evaluation
 from durabert.client.exports import start_export
 from durabert.client.failures import restored, server_answers
 from durabert.client.identity import who
-from durabert.client.namespace import register_search_attributes, search_attributes
+from durabert.client.namespace import register_search_attributes
 from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import start_prediction
 from durabert.client.promotions import RunningPromotion, find_promotion, start_promotion
 from durabert.client.running import RunningJob, ended
+from durabert.client.schedules import Schedules
 from durabert.client.status import experiment_view, is_experiment, spec_of
 from durabert.client.sweeps import (
     RunningSweep,
@@ -76,6 +77,7 @@ from durabert.specs import (
 from durabert.specs.base import RUN_SEPARATOR
 from durabert.specs.registry import ModelRef, PromotionRequest, require_metrics
 from durabert.store.objects import open_store
+from durabert.workflows.visibility import search_attributes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -400,6 +402,11 @@ class Client:
             PromotionNotOpen: there was none.
         """
         return await find_promotion(self.temporal, ref, engine=self.engine)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules that retrain; their firings are worked on where experiments are."""
+        return Schedules(self.temporal, queue=self.queues.train, is_searchable=self._is_searchable)
 
     async def evaluate(self, request: EvaluationRequest) -> EvaluationResult:
         """Evaluate a finished run, or find the evaluation that was made before.

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.service import RPCError
 
 from durabert.contract import SEARCH_ATTRIBUTES
-from durabert.specs import ExperimentSpec, SweepSpec
-from durabert.workflows import visibility
 
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient
-
-
-KEYWORD_LENGTH: Final = 255
-"""Longest keyword that every database of Temporal can index."""
-
-
-def search_attributes(spec: ExperimentSpec | SweepSpec) -> TypedSearchAttributes:
-    """Return the search attributes that an experiment or a sweep starts with."""
-    configs = spec.runs if isinstance(spec, ExperimentSpec) else [spec.config]
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(visibility.EXPERIMENT, spec.name),
-            SearchAttributePair(visibility.MODEL, sorted({_keyword(config.model) for config in configs})),
-            SearchAttributePair(visibility.DATASET, _keyword(spec.data.source)),
-            SearchAttributePair(visibility.STATUS, "running"),
-        ]
-    )
 
 
 async def register_search_attributes(temporal: TemporalClient) -> bool:
@@ -67,11 +47,6 @@ async def num_pollers(temporal: TemporalClient, queue: str) -> int:
         )
     )
     return len(answer.pollers)
-
-
-def _keyword(path: str) -> str:
-    # The end of a long path says more than its beginning.
-    return path[-KEYWORD_LENGTH:]
 
 
 def _indexed(kind: str) -> IndexedValueType.ValueType:

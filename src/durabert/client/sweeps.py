@@ -17,7 +17,6 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.failures import restored
-from durabert.client.namespace import search_attributes
 from durabert.client.payloads import argument_of
 from durabert.client.running import ContinuedJob
 from durabert.client.views import SweepView
@@ -31,6 +30,7 @@ from durabert.specs import (
     TrialRecord,
 )
 from durabert.workflows import BertSweepWorkflow, BertTrialWorkflow
+from durabert.workflows.visibility import search_attributes
 
 if TYPE_CHECKING:
     from temporalio.client import Client as TemporalClient

@@ -17,6 +17,8 @@ from durabert.specs import (
     FineTuneConfig,
     FineTuneResult,
     Progress,
+    RetrainingResult,
+    RetrainingTiming,
     RungProgress,
     RunStatus,
     SweepControl,
@@ -192,3 +194,61 @@ class Resumed:
     """The experiment."""
     how: Literal["unpaused", "moved", "restarted", "running"]
     """It was paused, or waited for a worker of another queue, or had ended, or ran all the time."""
+
+
+class FiringView(Wire):
+    """A firing of a schedule as a client shows it."""
+
+    workflow: str
+    """Id of its workflow; the time at its end is when it was to fire."""
+    execution: str
+    """Run id of its execution."""
+    status: str
+    """``running``, ``failed``, ``cancelled``, or the status of its result."""
+    started: datetime
+    """When it was started, UTC."""
+    ended: datetime | None = None
+    """When it ended, UTC."""
+    phase: str | None = None
+    """What goes on, as its worker says."""
+    run: str | None = None
+    """The run that it trains or has trained, or, where it was skipped, the one before."""
+    result: RetrainingResult | None = None
+    """What has become of it."""
+    error: ErrorInfo | None = None
+    """Why it failed."""
+
+
+class ScheduleView(Wire):
+    """A schedule as a client shows it."""
+
+    name: str
+    """Its name."""
+    data: str
+    """What it trains on."""
+    model: str
+    """The base model."""
+    timing: RetrainingTiming
+    """When it fires."""
+    promote_to: str | None = None
+    """``NAME@ALIAS`` that is to name what it trains."""
+    require_approval: bool = False
+    """A person has to approve."""
+    paused: bool
+    """It does not fire."""
+    note: str | None = None
+    """Why it was paused."""
+    next: list[datetime]
+    """When it will fire, UTC, the next ten times; also while it is paused, if it were not."""
+    num_fired: int
+    """How often it has fired."""
+    num_waiting: int
+    """Firings that wait for the one that goes on."""
+    num_overlapping: int
+    """Firings that were dropped while one before went on."""
+    num_missed: int
+    """Firings that were older than the catch-up window."""
+    started_by: str
+    """User and host of who created it."""
+    firings: list[FiringView]
+    """The last ones, the newest last."""

@@ -69,6 +69,15 @@ from durabert.specs.registry import (
     RegistryRequest,
     RegistryVersion,
 )
+from durabert.specs.retraining import (
+    Champion,
+    RetrainingPromotion,
+    RetrainingRequest,
+    RetrainingResult,
+    RetrainingState,
+    RetrainingTiming,
+    Standing,
+)
 from durabert.specs.search import Parameter
 from durabert.specs.shards import (
     BytePiece,
@@ -128,6 +137,7 @@ __all__ = [
     "BatchProgress",
     "BatchState",
     "BytePiece",
+    "Champion",
     "CheckpointPolicy",
     "CheckpointRef",
     "ClassScores",
@@ -177,6 +187,11 @@ __all__ = [
     "RegistryRequest",
     "RegistryVersion",
     "ReliabilityBin",
+    "RetrainingPromotion",
+    "RetrainingRequest",
+    "RetrainingResult",
+    "RetrainingState",
+    "RetrainingTiming",
     "RowCounts",
     "RowGroupPiece",
     "RowRange",
@@ -193,6 +208,7 @@ __all__ = [
     "SliceScores",
     "SnapshotRequest",
     "SnapshotResult",
+    "Standing",
     "Suggestion",
     "SuggestionRequest",
     "SweepControl",

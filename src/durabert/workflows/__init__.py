@@ -6,6 +6,7 @@ from durabert.workflows.bert_eval import BertEvalWorkflow, BertRunEvaluationWork
 from durabert.workflows.bert_export import BertExportWorkflow
 from durabert.workflows.bert_finetune import BertFineTuningWorkflow, BertInferenceWorkflow
 from durabert.workflows.bert_promotion import BertPromotionWorkflow
+from durabert.workflows.bert_retraining import BertRetrainingWorkflow
 from durabert.workflows.bert_sweep import BertSweepWorkflow
 from durabert.workflows.trials import BertTrialWorkflow
 
@@ -20,6 +21,7 @@ WORKFLOWS = [
     BertPromotionWorkflow,
     BertSweepWorkflow,
     BertTrialWorkflow,
+    BertRetrainingWorkflow,
 ]
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "BertFineTuningWorkflow",
     "BertInferenceWorkflow",
     "BertPromotionWorkflow",
+    "BertRetrainingWorkflow",
     "BertRunEvaluationWorkflow",
     "BertSweepWorkflow",
     "BertTrialWorkflow",

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeKey, SearchAttributeUpdate
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    SearchAttributeUpdate,
+    TypedSearchAttributes,
+)
 
 with workflow.unsafe.imports_passed_through():
     from durabert.specs import (
@@ -14,9 +19,11 @@ with workflow.unsafe.imports_passed_through():
         BatchProgress,
         EvaluationOutcome,
         ExperimentProgress,
+        ExperimentSpec,
         RunOutcome,
         RunProgress,
         SweepProgress,
+        SweepSpec,
         TrialRecord,
     )
     from durabert.specs.trial import ranked_trials
@@ -27,6 +34,28 @@ DATASET: Final = SearchAttributeKey.for_keyword("DurabertDataset")
 TASK: Final = SearchAttributeKey.for_keyword("DurabertTask")
 STATUS: Final = SearchAttributeKey.for_keyword("DurabertStatus")
 BEST_METRIC: Final = SearchAttributeKey.for_float("DurabertBestMetric")
+
+KEYWORD_LENGTH: Final = 255
+"""Longest keyword that every database of Temporal can index."""
+
+
+def search_attributes(spec: ExperimentSpec | SweepSpec) -> TypedSearchAttributes:
+    """Return the search attributes that an experiment or a sweep starts with."""
+    configs = spec.runs if isinstance(spec, ExperimentSpec) else [spec.config]
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(EXPERIMENT, spec.name),
+            SearchAttributePair(MODEL, sorted({keyword(config.model) for config in configs})),
+            SearchAttributePair(DATASET, keyword(spec.data.source)),
+            SearchAttributePair(STATUS, "running"),
+        ]
+    )
+
+
+def keyword(path: str) -> str:
+    """Return what of a path can be indexed."""
+    # The end of a long path says more than its beginning.
+    return path[-KEYWORD_LENGTH:]
 
 
 def publish_outcomes(outcomes: list[RunOutcome]) -> None:
