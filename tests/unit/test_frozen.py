@@ -112,12 +112,12 @@ UPDATES = {
         "set_concurrency": ("int", "SweepControl"),
     },
     "BertTrialWorkflow": {},
+    "BertRetrainingWorkflow": {},
 }
 SIGNALS = {
     "CheckpointedBertTrainingWorkflow": ["report"],
     "BertEvalWorkflow": ["report"],
     "BertTrialWorkflow": ["report"],
-    "BertRetrainingWorkflow": {},
 }
 QUERIES = {
     "CheckpointedBertTrainingWorkflow": ["progress"],

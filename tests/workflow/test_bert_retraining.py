@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import UTC, datetime
 
 import pytest
@@ -28,35 +29,58 @@ from durabert.specs import (
     RetrainingTiming,
 )
 from durabert.specs.registry import ApprovalPolicy, ModelRef
+from durabert.workflows import BertRetrainingWorkflow
 from tests.real import until
 
 RARELY = RetrainingTiming(every_seconds=300 * 86400)
 HOURLY = RetrainingTiming(cron="0 * * * *")
 
 
+def wanted(
+    name, source="reviews.csv", *, model="minilm", to=None, sets=("test.csv",), approval=None
+) -> RetrainingRequest:
+    spec = ExperimentSpec(
+        name=name,
+        data=DataSpec(source=source),
+        runs=(FineTuneConfig(model=model),),
+        evaluations=tuple(EvaluationSpec(data=DataSpec(source=one)) for one in sets),
+    )
+    promotion = to and RetrainingPromotion(name=name, alias=to, approval=approval)
+    return RetrainingRequest(
+        experiment=spec, spec_sha256=spec.digest(), promotion=promotion, started_by="ann@laptop"
+    )
+
+
 @pytest.fixture
 async def scheduled(bench, unique):
     """Creates the schedule of a test, which is deleted after it."""
+    created = []
 
-    async def create(
-        source="reviews.csv", *, model="minilm", to=None, timing=RARELY, sets=("test.csv",), approval=None
-    ):
-        spec = ExperimentSpec(
-            name=unique,
-            data=DataSpec(source=source),
-            runs=(FineTuneConfig(model=model),),
-            evaluations=tuple(EvaluationSpec(data=DataSpec(source=one)) for one in sets),
-        )
-        promotion = to and RetrainingPromotion(name=unique, alias=to, approval=approval)
-        request = RetrainingRequest(
-            experiment=spec, spec_sha256=spec.digest(), promotion=promotion, started_by="ann@laptop"
-        )
-        return await bench.client.schedules.create(request, timing)
+    async def create(*source, timing=RARELY, **fields):
+        view = await bench.client.schedules.create(wanted(unique, *source, **fields), timing)
+        created.append(view.name)
+        return view
 
     yield create
-    names = [one.name for one in await bench.client.schedules.all()]
-    if unique in names:
-        await bench.client.schedules.delete(unique)
+    for name in created:
+        with contextlib.suppress(ScheduleNotFound):
+            await bench.client.schedules.delete(name)
+
+
+@pytest.fixture
+async def started(bench, unique):
+    """Starts a firing by itself: what it decides has nothing to do with who wanted it."""
+
+    async def start(*source, **fields) -> Firing:
+        handle = await bench.client.temporal.start_workflow(
+            BertRetrainingWorkflow.run,
+            wanted(unique, *source, **fields),
+            id=f"retrain:{unique}-{len(bench.activities.started)}",
+            task_queue=bench.client.queues.train,
+        )
+        return Firing(handle)
+
+    return start
 
 
 async def fired(bench, name) -> Firing:
@@ -80,10 +104,10 @@ async def described(bench, name):
     return await bench.client.temporal.get_schedule_handle(name).describe()
 
 
-async def test_a_firing_trains_evaluates_and_promotes(bench, scheduled, unique):
-    await scheduled(to="champion")
+async def test_a_firing_trains_evaluates_and_promotes(bench, started, unique):
+    firing = await started(to="champion")
 
-    firing, result = await ended(bench, unique)
+    result = await firing.result()
 
     assert (result.status, result.version, result.champion) == ("promoted", 1, None)
     assert result.run.startswith(f"{unique}-2")
@@ -125,7 +149,7 @@ async def test_data_that_have_not_changed_are_not_trained_on_again(bench, schedu
 
 
 async def test_data_that_have_changed_are(bench, scheduled, unique):
-    await scheduled("growing.csv")
+    await scheduled("growing.csv", sets=())
     _, first = await ended(bench, unique)
 
     firing, second = await ended(bench, unique)
@@ -150,9 +174,8 @@ async def test_a_firing_that_failed_is_no_success_that_the_next_one_skips(bench,
     await until(told, seconds=20, what="both are told as failed")
 
 
-async def test_data_that_are_gone_fail_the_firing(bench, scheduled, unique):
-    await scheduled("missing.csv")
-    firing = await fired(bench, unique)
+async def test_data_that_are_gone_fail_the_firing(bench, started, unique):
+    firing = await started("missing.csv")
 
     with pytest.raises(DataNotFound, match=r"there is no missing\.csv"):
         await firing.result()
@@ -161,9 +184,8 @@ async def test_data_that_are_gone_fail_the_firing(bench, scheduled, unique):
     await bench.replay(firing.handle.id)
 
 
-async def test_an_evaluation_that_failed_fails_the_firing(bench, scheduled, unique):
-    await scheduled(to="champion", sets=("test.csv", "broken.csv"))
-    firing = await fired(bench, unique)
+async def test_an_evaluation_that_failed_fails_the_firing(bench, started, unique):
+    firing = await started(to="champion", sets=("test.csv", "broken.csv"))
 
     with pytest.raises(Exception, match="was not evaluated on set 2: a column is gone"):
         await firing.result()
@@ -172,10 +194,10 @@ async def test_an_evaluation_that_failed_fails_the_firing(bench, scheduled, uniq
     await bench.replay(firing.handle.id)
 
 
-async def test_the_champion_is_evaluated_on_the_same_rows(bench, scheduled, unique):
-    await scheduled(to="beaten", sets=("test.csv", "other.csv"))
+async def test_the_champion_is_evaluated_on_the_same_rows(bench, started, unique):
+    firing = await started(to="beaten", sets=("test.csv", "other.csv"))
 
-    firing, result = await ended(bench, unique)
+    result = await firing.result()
 
     rows = {run: set() for run in (result.run, "beaten-champion")}
     for one in bench.activities.evaluations.requests:
@@ -183,13 +205,14 @@ async def test_the_champion_is_evaluated_on_the_same_rows(bench, scheduled, uniq
     assert rows[result.run] == rows["beaten-champion"] == {("0" * 64, "test", 1000), ("1" * 64, "test", 1000)}
     assert [one.champion for one in result.standings] == [0.7, 0.7]
     assert (result.status, result.champion) == ("promoted", "beaten-champion")
+    assert (await firing.handle.describe()).history_length < 60
     await bench.replay(firing.handle.id)
 
 
-async def test_without_rows_to_evaluate_on_the_gates_are_asked_all_the_same(bench, scheduled, unique):
-    await scheduled(to="beaten", sets=())
+async def test_without_rows_to_evaluate_on_the_gates_are_asked_all_the_same(bench, started, unique):
+    firing = await started(to="beaten", sets=())
 
-    firing, result = await ended(bench, unique)
+    result = await firing.result()
 
     assert (result.status, result.standings) == ("promoted", [])
     assert bench.activities.evaluations.requests == []
@@ -209,11 +232,11 @@ async def test_without_rows_to_evaluate_on_the_gates_are_asked_all_the_same(benc
     ],
 )
 async def test_a_model_that_is_not_promoted_is_left_and_it_says_why(
-    bench, scheduled, unique, alias, status, reason
+    bench, started, unique, alias, status, reason
 ):
-    await scheduled(to=alias)
+    firing = await started(to=alias)
 
-    firing, result = await ended(bench, unique)
+    result = await firing.result()
 
     assert (result.status, result.version) == (status, None)
     assert result.reason == reason.format(run=result.run, name=unique)
@@ -221,36 +244,33 @@ async def test_a_model_that_is_not_promoted_is_left_and_it_says_why(
     await bench.replay(firing.handle.id)
 
 
-async def test_an_approval_is_asked_for_and_the_firing_ends(bench, scheduled, unique):
-    await scheduled("growing.csv", to="champion", approval=ApprovalPolicy())
-
-    first, asked = await ended(bench, unique)
-    second, left = await ended(bench, unique)
+async def test_an_approval_is_asked_for_and_the_firing_ends(bench, started, unique):
+    first = await started("growing.csv", to="champion", approval=ApprovalPolicy())
+    asked = await first.result()
+    second = await started("growing.csv", to="champion", approval=ApprovalPolicy())
+    left = await second.result()
 
     assert asked.status == "waiting"
     assert f"durabert approve {unique}@champion --reason TEXT" in asked.reason
     assert left.status == "left"
-    assert (
-        f"another promotion to {unique}@champion is open; decide on it, then: durabert promote" in left.reason
-    )
+    assert f"another promotion to {unique}@champion is open; decide on it, then: durabert" in left.reason
     promotion = await bench.client.promotion(ModelRef.parse_text(f"{unique}@champion"))
     assert (await promotion.decide(approved=True, reason="looked at it")).run == asked.run
     for one in (first, second):
         await bench.replay(one.handle.id)
 
 
-async def test_nobody_is_asked_about_a_model_that_a_gate_refuses(bench, scheduled, unique):
-    await scheduled(to="refused", approval=ApprovalPolicy())
+async def test_nobody_is_asked_about_a_model_that_a_gate_refuses(bench, started, unique):
+    firing = await started(to="refused", approval=ApprovalPolicy())
 
-    firing, result = await ended(bench, unique)
+    result = await firing.result()
 
     assert result.status == "refused"
     await bench.replay(firing.handle.id)
 
 
-async def test_a_firing_that_is_cancelled_leaves_no_training(bench, scheduled, unique):
-    await scheduled(model="endless")
-    firing = await fired(bench, unique)
+async def test_a_firing_that_is_cancelled_leaves_no_training(bench, started, unique):
+    firing = await started(model="endless")
     run = await firing.training()
 
     await firing.handle.cancel()
@@ -262,9 +282,8 @@ async def test_a_firing_that_is_cancelled_leaves_no_training(bench, scheduled, u
     await bench.replay(firing.handle.id)
 
 
-async def test_a_run_that_is_cancelled_by_itself_fails_its_firing(bench, scheduled, unique):
-    await scheduled(model="endless")
-    firing = await fired(bench, unique)
+async def test_a_run_that_is_cancelled_by_itself_fails_its_firing(bench, started, unique):
+    firing = await started(model="endless")
     run = await firing.training()
 
     await bench.client.cancel(run)
@@ -413,11 +432,3 @@ async def test_a_deleted_schedule_leaves_what_it_has_started(bench, scheduled, u
     with pytest.raises(ScheduleNotFound):
         await bench.client.schedules.view(unique)
     await firing.handle.cancel()
-
-
-async def test_a_firing_costs_few_events(bench, scheduled, unique):
-    await scheduled(to="beaten")
-
-    firing, _ = await ended(bench, unique)
-
-    assert (await firing.handle.describe()).history_length < 60

@@ -164,16 +164,18 @@ def backfill(name: str, *, first: str, last: str, overlap: str, profile: str | N
     if overlap not in BACKFILL_OVERLAPS:
         raise SpecInvalid(f"--overlap is {overlap!r}, but should be {' or '.join(BACKFILL_OVERLAPS)}")
     begin, end = _instant("--from", first), _instant("--to", last)
-    times: list[datetime] = asyncio.run(
-        _asked(
-            profile, lambda client: client.schedules.backfill(name, first=begin, last=end, overlap=overlap)
-        )
-    )
+
+    async def filled(client: Client) -> tuple[list[datetime], bool]:
+        times = await client.schedules.backfill(name, first=begin, last=end, overlap=overlap)
+        return times, client.engine is not None
+
+    times, embedded = asyncio.run(_asked(profile, filled))
     if as_json:
         print_json({"schedule": name, "fires_for": one.isoformat()} for one in times)
         return
     put(f"{name} fires for {len(times)} times, {_time(times[0])} to {_time(times[-1])}")
-    say(f"durabert schedule show {name} tells what becomes of them.")
+    while_up = ", while the engine is up ('durabert up' keeps it up)" if embedded else ""
+    say(f"They go on{while_up}; durabert schedule show {name} tells what becomes of them.")
 
 
 def delete(name: str, *, profile: str | None, as_json: bool) -> None:
@@ -210,7 +212,10 @@ async def _trigger(name: str, *, follow: bool, profile: str | None, as_json: boo
     async with Client.connect(profile=profile, worker=follow, on_starting=announce_start) as client:
         firing = await client.schedules.trigger(name)
         if not follow:
-            say(f"{name} has fired; durabert schedule show {name} tells what becomes of it.")
+            while_up = (
+                " It goes on while the engine is up ('durabert up' keeps it up)." if client.engine else ""
+            )
+            say(f"{name} has fired; durabert schedule show {name} tells what becomes of it.{while_up}")
             if as_json:
                 print_json([(await firing.view()).model_dump(mode="json")])
             return 0
