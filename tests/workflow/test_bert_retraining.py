@@ -109,43 +109,70 @@ async def test_a_firing_trains_evaluates_and_promotes(bench, started, unique):
 
     result = await firing.result()
 
+    asked_by = f"schedule {unique} of ann@laptop"
     assert (result.status, result.version, result.champion) == ("promoted", 1, None)
-    assert result.run.startswith(f"{unique}-2")
     assert [one.value for one in result.standings] == [0.7]
     [written] = bench.activities.registry.written
-    assert (written.promotion.run, written.promotion.requested_by) == (
-        result.run,
-        f"schedule {unique} of ann@laptop",
-    )
-    await bench.replay(firing.handle.id)
-
-
-async def test_its_run_is_an_experiment_as_any_other(bench, scheduled, unique):
-    await scheduled()
-
-    _, result = await ended(bench, unique)
-
+    assert (written.promotion.run, written.promotion.requested_by) == (result.run, asked_by)
+    # Its run is an experiment as any other.
     view = await bench.client.status(result.run)
     assert (view.status, view.runs[0].evaluations[0].status) == ("completed", "completed")
-    assert result.run in {one.name for one in await bench.client.experiments()}
     [request] = bench.activities.requests
-    assert request.started_by == f"schedule {unique} of ann@laptop"
-    assert request.data.source == f"snapshot:{'5' * 64}"
-    await bench.replay(result.run)
+    assert (request.started_by, request.data.source) == (asked_by, f"snapshot:{'5' * 64}")
+    for workflow in (firing.handle.id, result.run):
+        await bench.replay(workflow)
 
 
 async def test_data_that_have_not_changed_are_not_trained_on_again(bench, scheduled, unique):
-    await scheduled(to="champion")
-    _, first = await ended(bench, unique)
+    await scheduled(timing=HOURLY)
+    day = datetime(2026, 1, 31, tzinfo=UTC)
 
-    _, second = await ended(bench, unique)
-    firing, third = await ended(bench, unique)
+    times = await bench.client.schedules.backfill(
+        unique, first=day.replace(hour=3), last=day.replace(hour=5), overlap="buffer_all"
+    )
 
-    assert (second.status, third.status) == ("skipped", "skipped")
-    assert (third.run, third.snapshot) == (first.run, first.snapshot)
-    assert third.reason == f"the data have not changed since run {first.run}, snapshot 555555555555"
+    async def done():
+        views = (await bench.client.schedules.view(unique)).firings
+        return len(views) == 3 and all(one.ended for one in views)
+
+    await until(done, seconds=60, what="three firings have ended")
+    assert [one.hour for one in times] == [3, 4, 5]
+    firings = (await bench.client.schedules.view(unique)).firings
+    first, *_, last = (one.result for one in firings)
+    assert [one.status for one in firings] == ["trained", "skipped", "skipped"]
+    assert (first.fired, last.fired) == ("2026-01-31T03:00:00+00:00", "2026-01-31T05:00:00+00:00")
+    assert first.run.startswith(f"{unique}-20260131T030000Z-")
+    assert last.reason == f"the data have not changed since run {first.run}, snapshot 555555555555"
     assert bench.activities.started == [first.run]
-    await bench.replay(firing.handle.id)
+    await bench.replay(firings[-1].workflow)
+
+
+def test_a_run_is_named_by_schedule_time_data_and_spec():
+    at = datetime(2026, 1, 31, 3, tzinfo=UTC)
+    one, other = wanted("weekly"), wanted("weekly", model="other")
+
+    names = [
+        request.on(snapshot, fired=at).name
+        for request in (one, other)
+        for snapshot in ("5" * 64, "6" * 64, "5" * 64)
+    ]
+
+    assert names[0] == names[2] == "weekly-20260131T030000Z-" + names[0][-8:]
+    assert len(set(names)) == 4
+
+
+async def test_a_paused_schedule_fires_only_when_it_is_triggered(bench, scheduled, unique):
+    await scheduled("missing.csv")
+    await bench.client.schedules.pause(unique, note="new labels come")
+
+    view = await bench.client.schedules.view(unique)
+    firing = await fired(bench, unique)
+
+    assert (view.paused, view.note) == (True, "new labels come")
+    with pytest.raises(DataNotFound):
+        await firing.result()
+    await bench.client.schedules.resume(unique)
+    assert not (await bench.client.schedules.view(unique)).paused
 
 
 async def test_data_that_have_changed_are(bench, scheduled, unique):
@@ -305,78 +332,25 @@ async def test_a_second_firing_is_refused_while_one_goes_on(bench, scheduled, un
     await firing.handle.cancel()
 
 
-async def test_a_backfill_fires_for_every_time_of_its_range(bench, scheduled, unique):
-    await scheduled("reviews.csv", timing=HOURLY)
-    day = datetime(2026, 1, 31, tzinfo=UTC)
-
-    times = await bench.client.schedules.backfill(
-        unique, first=day.replace(hour=3), last=day.replace(hour=5), overlap="buffer_all"
-    )
-
-    async def done():
-        views = (await bench.client.schedules.view(unique)).firings
-        return len(views) == 3 and all(one.ended for one in views)
-
-    await until(done, seconds=60, what="three firings have ended")
-    assert [one.hour for one in times] == [3, 4, 5]
-    firings = (await bench.client.schedules.view(unique)).firings
-    assert [one.status for one in firings] == ["trained", "skipped", "skipped"]
-    assert firings[0].run.startswith(f"{unique}-20260131T030000Z-")
-    assert firings[0].result.fired == "2026-01-31T03:00:00+00:00"
+WRONG_RANGES = [
+    ("2026-01-31T05:00", "2026-01-31T03:00", "but should not be before --from, 2026-01-31T05:00"),
+    ("2026-01-31T03:10", "2026-01-31T03:50", "has no firing between"),
+    ("2026-01-01", "2026-01-31", "has 721 firings between .* should have at most 100"),
+    ("2026-01-01", "9999-01-31", "should not be in the future"),
+]
 
 
-async def test_a_firing_that_is_done_again_has_the_same_run(bench, scheduled, unique):
-    await scheduled("reviews.csv", timing=HOURLY)
-    at = datetime(2026, 1, 31, 3, tzinfo=UTC)
-    runs = []
-    for _ in range(2):
-        await bench.client.schedules.backfill(unique, first=at, last=at, overlap="buffer_all")
-
-        async def done():
-            views = (await bench.client.schedules.view(unique)).firings
-            return len(views) == len(runs) + 1 and views[-1].ended
-
-        await until(done, seconds=60, what="it has ended")
-        runs.append((await bench.client.schedules.view(unique)).firings[-1].run)
-
-    assert runs[0] == runs[1]
-    assert len(bench.activities.started) == 1
-
-
-@pytest.mark.parametrize(
-    ("first", "last", "told"),
-    [
-        (
-            "2026-01-31T05:00",
-            "2026-01-31T03:00",
-            "--to is 2026-01-31T03:00:00+00:00, but should not be before",
-        ),
-        ("2026-01-31T03:10", "2026-01-31T03:50", "has no firing between"),
-        ("2026-01-01", "2026-01-31", "has 721 firings between .* should have at most 100"),
-        ("2026-01-01", "9999-01-31", "should not be in the future"),
-    ],
-)
-async def test_a_backfill_of_a_wrong_range_fires_nothing(bench, scheduled, unique, first, last, told):
+async def test_a_backfill_of_a_wrong_range_fires_nothing(bench, scheduled, unique):
     await scheduled(timing=HOURLY)
-    bounds = [datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (first, last)]
 
-    with pytest.raises(SpecInvalid, match=told):
-        await bench.client.schedules.backfill(unique, first=bounds[0], last=bounds[1], overlap="buffer_all")
+    for first, last, told in WRONG_RANGES:
+        bounds = [datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (first, last)]
+        with pytest.raises(SpecInvalid, match=told):
+            await bench.client.schedules.backfill(
+                unique, first=bounds[0], last=bounds[1], overlap="buffer_all"
+            )
 
     assert (await bench.client.schedules.view(unique)).num_fired == 0
-
-
-async def test_a_paused_schedule_fires_only_when_it_is_triggered(bench, scheduled, unique):
-    await scheduled()
-    await bench.client.schedules.pause(unique, note="new labels come")
-
-    view = await bench.client.schedules.view(unique)
-    _, result = await ended(bench, unique)
-
-    assert (view.paused, view.note) == (True, "new labels come")
-    assert result.status == "trained"
-    await bench.client.schedules.resume(unique)
-    assert not (await bench.client.schedules.view(unique)).paused
 
 
 @pytest.mark.parametrize(
