@@ -24,6 +24,7 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
         "durabert.cli.train",
         "durabert.cli.batch",
         "durabert.cli.export",
+        "durabert.cli.schedules",
         "durabert.cli.report",
         "durabert.cli.track",
         "durabert.cli.evaluation",
