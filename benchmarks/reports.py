@@ -20,7 +20,7 @@ TIMES = 7
 
 
 def measure() -> dict[str, object]:
-    """Bytes, seconds to write, to the first picture with all tables, and to the last chart."""
+    """Bytes, seconds to write, to the first picture with all tables, and to the charts near the window."""
     experiment = sweep_sized(RUNS, steps=STEPS)
     began = time.perf_counter()
     page = page_of(experiment)

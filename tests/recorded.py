@@ -9,15 +9,20 @@ from datetime import UTC, datetime, timedelta
 from durabert.activities.run_record import EvaluationRecord, RunRecord, Span
 from durabert.bert.curve import Point
 from durabert.client.recorded import RecordedExperiment, RecordedRun
+from durabert.client.views import SweepView
 from durabert.specs import (
     AttemptRecord,
+    DataSpec,
     EpochResult,
     ErrorInfo,
     EvaluationReport,
     EvaluationResult,
     FineTuneConfig,
     FineTuneResult,
+    Parameter,
+    SweepSpec,
     TrainingProfile,
+    TrialRecord,
 )
 from durabert.specs.training import RowCounts
 
@@ -186,3 +191,46 @@ def sweep_sized(num_runs: int, *, steps: int = 450) -> RecordedExperiment:
         for number in range(num_runs)
     ]
     return made_experiment(runs, name="search")
+
+
+SPACE = {
+    "learning_rate": Parameter(log_uniform=(1e-6, 1e-2)),
+    "batch_size": Parameter(choice=(8, 16, 32)),
+    "schedule": Parameter(choice=("linear", "constant")),
+    "warmup_ratio": Parameter(uniform=(0.0, 0.3), when={"schedule": "linear"}),
+}
+
+
+def made_sweep(num_trials: int, **fields) -> tuple[SweepView, SweepSpec]:
+    """Return a sweep with early stopping, in which the learning rate decides nearly alone."""
+    rng = random.Random(0)
+    spec = SweepSpec(
+        name="tuned", data=DataSpec(source="reviews.csv"), config=FineTuneConfig(epochs=9), space=SPACE,
+        trials=max(9, num_trials), stopping="asha",
+    )  # fmt: skip
+    trials = [_trial(number, rng) for number in range(1, num_trials + 1)]
+    best = max((one for one in trials if one.epochs == 9), key=lambda one: max(one.values), default=None)
+    told = {
+        "name": "tuned", "status": "completed", "phase": "ended", "metric": "accuracy", "started": BEGAN,
+        "ended": BEGAN + timedelta(minutes=17), "trials": trials, "best": best and best.number,
+    }  # fmt: skip
+    return SweepView(**told | fields), spec
+
+
+def _trial(number: int, rng: random.Random) -> TrialRecord:
+    rate, schedule = 10 ** rng.uniform(-6, -2), rng.choice(("linear", "constant"))
+    params = {"learning_rate": rate, "batch_size": rng.choice((8, 16, 32)), "schedule": schedule}
+    if schedule == "linear":
+        params["warmup_ratio"] = rng.uniform(0.0, 0.3)
+    if number % 7 == 0:
+        error = ErrorInfo(type="TrainingDiverged", message="the loss is not finite")
+        return TrialRecord(number=number, status="failed", params=params, seconds=2.0, error=error)
+    good = 0.95 - 0.1 * abs(math.log10(rate / 1e-4)) + rng.uniform(-0.01, 0.01)
+    epochs = (9, 1, 1, 3, 1, 1)[number % 6]
+    return TrialRecord(
+        number=number,
+        status="completed" if epochs == 9 else "stopped",
+        params=params,
+        values=[good - 0.1 / epoch for epoch in range(1, epochs + 1)],
+        seconds=4.0 * epochs,
+    )

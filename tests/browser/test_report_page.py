@@ -32,10 +32,19 @@ async def names(page) -> list[str]:
     return await page.locator("#runs-table tbody th").all_inner_texts()
 
 
+async def scroll_to_each_chart(page) -> int:
+    """Bring every chart before the reader's eyes, wait until it is drawn, and return how many there are."""
+    places = await page.locator(".chart").all()
+    for place in places:
+        await place.scroll_into_view_if_needed()
+        await place.locator("svg.marks").wait_for()
+    return len(places)
+
+
 async def test_every_chart_is_drawn_nothing_is_fetched_and_nothing_complains(opened, films):
     report = await opened(films)
 
-    charts = await report.page.locator(".chart svg.marks").count()
+    charts = await scroll_to_each_chart(report.page)
 
     assert charts == 7
     assert [url.partition(":")[0] for url in report.requests] == ["file"]
@@ -82,7 +91,49 @@ async def test_a_phone_shows_all_of_it_without_scrolling_sideways(opened, films)
     page = (await opened(films, width=360)).page
 
     assert await page.evaluate("document.documentElement.scrollWidth") == 360
+    await scroll_to_each_chart(page)
+    assert await page.evaluate("document.documentElement.scrollWidth") == 360
     assert (await page.locator("#chart-loss svg").bounding_box())["width"] <= 340
+
+
+async def test_a_chart_is_drawn_when_it_comes_near(opened):
+    page = (await opened(page_of(sweep_sized(20, steps=60)))).page
+    far = page.locator("#chart-profile svg")
+    assert await page.locator("#chart-loss svg").count() == 1
+    assert await far.count() == 0
+
+    await page.locator("#chart-profile").scroll_into_view_if_needed()
+
+    await far.wait_for()
+
+
+async def test_a_choice_of_runs_is_in_a_chart_that_was_out_of_sight_when_it_was_made(opened):
+    page = (await opened(page_of(sweep_sized(20, steps=60)))).page
+    await scroll_to_each_chart(page)
+    legend = page.locator("#chart-parallel .role-legend-label text")
+    assert await legend.count() == 6
+
+    await page.evaluate("scrollTo(0, 0)")
+    await page.locator(".swatch[aria-pressed=false]").first.click()
+    await page.wait_for_selector("html[data-drawn='2']")
+    await page.locator("#chart-parallel").scroll_into_view_if_needed()
+
+    await legend.nth(6).wait_for()
+
+
+async def test_paper_has_every_chart_and_whole_tables(opened):
+    page = (await opened(page_of(sweep_sized(20, steps=60)))).page
+    charts = await page.locator(".chart").count()
+    assert await page.locator(".chart svg.marks").count() < charts
+
+    await page.evaluate(f"addEventListener('afterprint', () => {{ window.printed = {DRAWN}; }})")
+    await page.pdf()
+    await page.emulate_media(media="print")
+
+    assert await page.evaluate("printed") == charts
+    heights = "const { scrollHeight, clientHeight } = document.querySelector('.scroll')"
+    whole, shown = await page.evaluate(f"() => {{ {heights}; return [scrollHeight, clientHeight]; }}")
+    assert whole == shown
 
 
 async def test_texts_can_be_read_on_their_ground_in_both_schemes(opened, films):
@@ -124,6 +175,8 @@ async def test_a_link_to_a_run_opens_its_details(opened, films):
     assert await page.locator("#run-2").get_attribute("open") is not None
     assert HOSTILE in await page.locator("#run-2 .warning").inner_text()
 
+
+DRAWN = "document.querySelectorAll('.chart svg.marks').length"
 
 CONTRASTS = """() => {
   const channels = (text) => text.match(/[0-9.]+/g).map(Number);

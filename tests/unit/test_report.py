@@ -10,8 +10,9 @@ import pytest
 
 from durabert.bert.curve import Point
 from durabert.report.curves import points_of_a_run, smoothed, thinned
+from durabert.report.document import is_report
 from durabert.report.facts import best_first, differing, metric_of, outcome
-from durabert.report.page import is_report, page_of
+from durabert.report.page import page_of
 from durabert.specs import ErrorInfo
 from tests.recorded import made_evaluation, made_experiment, made_run, made_spans
 

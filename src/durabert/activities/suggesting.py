@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from durabert.errors import DependencyMissing, SpecInvalid
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from durabert.specs import KnownTrial, Parameter, SuggestionRequest
-    from durabert.specs.search import Params, Scalar
+    from durabert.specs.search import Params, Scalar, Space
 
 
 def require_optuna() -> None:
@@ -39,16 +40,33 @@ def suggested(request: SuggestionRequest) -> Params:
         DependencyMissing: Optuna is not installed.
     """
     require_optuna()
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        direction="minimize" if request.lower_is_better else "maximize", sampler=_sampler(request)
-    )
-    _tell(study, request)
+    lower = request.lower_is_better
+    study = study_of(request.space, request.known, lower_is_better=lower, sampler=_sampler(request))
     if request.algorithm == "grid":
         study.enqueue_trial(_point(request))
     return _drawn(study.ask(), request)
+
+
+def study_of(
+    space: Space,
+    trials: Sequence[KnownTrial],
+    *,
+    lower_is_better: bool,
+    sampler: BaseSampler | None = None,
+) -> Study:
+    """Return a study in memory that knows these trials.
+
+    Raises:
+        DependencyMissing: Optuna is not installed.
+    """
+    require_optuna()
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
+    for known in trials:
+        study.add_trial(_trial(known, space))
+    return study
 
 
 def _sampler(request: SuggestionRequest) -> BaseSampler:
@@ -86,15 +104,10 @@ def _value(trial: Trial, name: str, parameter: Parameter) -> Scalar:
     return value
 
 
-def _tell(study: Study, request: SuggestionRequest) -> None:
-    for known in request.known:
-        study.add_trial(_trial(known, request))
-
-
-def _trial(known: KnownTrial, request: SuggestionRequest) -> Any:
+def _trial(known: KnownTrial, space: Space) -> Any:
     from optuna.trial import TrialState, create_trial
 
-    distributions = {name: _distribution(request.space[name]) for name in known.params}
+    distributions = {name: _distribution(space[name]) for name in known.params}
     fields: dict[str, Any] = {"params": dict(known.params), "distributions": distributions}
     if known.value is None:
         return create_trial(state=TrialState.FAIL, **fields)

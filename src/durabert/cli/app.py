@@ -503,7 +503,7 @@ def reproduce(
 
 @app.command()
 def report(
-    name: Annotated[str, typer.Argument(help="An experiment or a run.")],
+    name: Annotated[str, typer.Argument(help="An experiment, a run or a sweep.")],
     output: Annotated[Path | None, typer.Option(help="HTML file to write; default: NAME.html.")] = None,
     profile: Profile = None,
     json: Json = False,

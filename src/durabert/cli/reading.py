@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from durabert.client import Client
 from durabert.client.recorded import recorded
 from durabert.engine import home_directory
 from durabert.store.objects import open_store
@@ -16,16 +15,15 @@ from durabert.store.objects import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from durabert.client import Client
     from durabert.client.recorded import RecordedExperiment
 
 
-async def read_recorded(name: str, profile: str | None) -> RecordedExperiment:
+async def read_recorded(client: Client, name: str) -> RecordedExperiment:
     """Return what the server and this machine's store have of an experiment or a run."""
-    home = home_directory()
-    objects = open_store(None, home=home)
-    async with Client.connect(profile=profile, worker=False) as client:
-        with reading_bar() as show:
-            return await recorded(client, objects, name, on_run=show)
+    objects = open_store(None, home=home_directory())
+    with reading_bar() as show:
+        return await recorded(client, objects, name, on_run=show)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from durabert.report.curves import points_of_a_run, rounded, smoothed, thinned
 from durabert.report.evaluations import reliability
-from durabert.report.facts import best_first, outcome
+from durabert.report.facts import best_first, differing, outcome, score
 from durabert.report.parallel import parallel
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def page_data(experiment: RecordedExperiment, metric: str | None) -> dict[str, A
         "checkpoints": checkpoints if len(checkpoints) <= CHECKPOINTS else [],
         "profile": [part for run in runs for part in _profile(run)],
     }
-    data["parallel"] = parallel(experiment, metric)
+    scores = [score(run, metric) for run in runs]
+    data["parallel"] = parallel(differing(experiment)[1], f"validation {metric}", scores)
     data["reliability"] = reliability(experiment, ranked)
     return data | {"charts": list(_charts(data, metric))}
 
@@ -98,45 +99,60 @@ def _profile(run: RecordedRun) -> Iterator[dict[str, Any]]:
 
 def _charts(data: dict[str, Any], metric: str | None) -> Iterator[dict[str, Any]]:
     if any(columns["step"] for columns in data["curves"]):
-        yield _lines("loss", "Training loss", "curves", "smooth", raw="loss")
+        yield lines("loss", "Training loss", "curves", "smooth", raw="loss")
     elif any(columns["step"] for columns in data["epochs"]):
-        yield _lines("loss", "Training loss of each epoch", "epochs", "loss", points=True)
+        yield lines("loss", "Training loss of each epoch", "epochs", "loss", points=True)
     if any(columns["step"] for columns in data["epochs"]):
-        yield _lines("metric", f"Validation {metric}", "epochs", "metric", points=True)
+        yield lines("metric", f"Validation {metric}", "epochs", "metric", points=True)
     if any(columns["step"] for columns in data["curves"]):
-        yield _lines("rate", "Learning rate", "curves", "rate", form=".1e")
-        yield _lines("speed", "Examples a second", "curves", "speed")
+        yield lines("rate", "Learning rate", "curves", "rate", form=".1e")
+        yield lines("speed", "Examples a second", "curves", "speed")
     if data["parallel"]:
-        yield _chart("parallel", "parallel", "Settings and metric of each run as a line", "configuration")
+        yield chart("parallel", "parallel", "Settings and metric of each run as a line", "configuration")
     if data["attempts"]:
-        yield _chart("attempts", "timeline", "Attempts of each run over time, by how they ended", "attempts")
+        yield chart("attempts", "timeline", "Attempts of each run over time, by how they ended", "attempts")
     if data["reliability"]:
-        yield _chart(
+        yield chart(
             "reliability",
             "reliability",
             "Confidence of predictions and how many of them are right",
             "evaluations",
         )
     if data["profile"]:
-        yield _chart("profile", "profile", "Where the time of the training steps of each run went", "profile")
+        yield chart("profile", "profile", "Where the time of the training steps of each run went", "profile")
 
 
-def _lines(
+def lines(
     name: str,
     title: str,
     source: str,
     field: str,
     *,
+    by: str = "step",
     raw: str | None = None,
     points: bool = False,
     form: str = "~g",
 ) -> dict[str, Any]:
-    return _chart(name, "lines", f"{title} of each run by optimizer step", "curves") | {
+    """Return what the script needs to draw a line for each run.
+
+    Args:
+        name: of the chart.
+        title: of the chart.
+        source: key of the data that has the columns of each run.
+        field: column that is drawn.
+        by: what the column ``step`` counts.
+        raw: column that is drawn faintly behind it.
+        points: whether each value has a point.
+        form: format of the values.
+    """
+    return chart(name, "lines", f"{title} of each run by {by}", "curves") | {
         "title": title, "source": source, "field": field, "raw": raw, "points": points, "format": form,
+        "by": by,
     }  # fmt: skip
 
 
-def _chart(name: str, kind: str, description: str, section: str) -> dict[str, Any]:
+def chart(name: str, kind: str, description: str, section: str) -> dict[str, Any]:
+    """Return what the script needs to draw a chart of some kind in a section of the page."""
     return {"id": name, "kind": kind, "description": description, "section": section, "title": description}
 
 

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from durabert.errors import DependencyMissing
 from durabert.report import facts
 from durabert.report.data import about_curves, page_data
+from durabert.report.document import document
 from durabert.report.evaluations import evaluation_details, evaluation_head, evaluation_rows
-from durabert.version import __version__
 
 if TYPE_CHECKING:
     from durabert.client.recorded import RecordedExperiment, RecordedRun
 
-GENERATOR: Final = f"durabert {__version__}"
-TEMPLATES: Final = Path(__file__).parent / "templates"
 LONGEST: Final = 300
 """Characters of a message in a table."""
 ATTEMPT_HEAD: Final = (
@@ -31,63 +24,15 @@ PROFILE_HEAD: Final = ("run", "tokens/s", "GFLOP/s", "of the peak", "standing st
 
 
 def page_of(experiment: RecordedExperiment, *, made: datetime | None = None) -> str:
-    """Return a report as one HTML document that needs nothing beside it.
+    """Return the report of an experiment, or of one run of it.
 
     Raises:
         DependencyMissing: the extra ``report`` is not installed.
     """
-    try:
-        import jinja2
-        from vl_convert import javascript_bundle
-    except ImportError as error:
-        raise DependencyMissing(f"{error.name}, which reports are made with,", extra="report") from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
     metric = facts.metric_of(experiment)
     data = page_data(experiment, metric)
-    # An end tag in a script would end it, whatever it stands in there.
-    bundle = javascript_bundle() if data["charts"] else ""  # type: ignore[call-arg]  # its stub is wrong
-    library = bundle.replace("</script", "<\\/script")
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    own = {
-        "library": library,
-        "script": script,
-        "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-    }
-    safe = {name: jinja2.utils.markupsafe.Markup(text) for name, text in own.items()}
-    page: str = environment.get_template("report.html.j2").render(
-        **safe,
-        **_context(experiment, metric, data),
-        policy=_policy(library, script),
-        generator=GENERATOR,
-        made=f"made {(made or datetime.now(UTC)):%Y-%m-%d %H:%M} UTC",
-        data=data,
-        data_json=jinja2.utils.htmlsafe_json_dumps(data, dumps=_compact),
-    )
-    return page
-
-
-def is_report(document: bytes) -> bool:
-    """Return whether a file is a report of some version of durabert."""
-    return b'<meta name="generator" content="durabert ' in document[:4096]
-
-
-def _compact(value: object, **_: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
-
-
-def _policy(*scripts: str) -> str:
-    """Return a content security policy that lets these scripts run, and lets nothing be fetched."""
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    sources = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    context = _context(experiment, metric, data)
+    return document("report.html.j2", context, data, title=experiment.name, made=made)
 
 
 def _context(experiment: RecordedExperiment, metric: str | None, data: dict[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,12 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from durabert.report.curves import rounded
-from durabert.report.facts import differing, plain, score
-
-if TYPE_CHECKING:
-    from durabert.client.recorded import RecordedExperiment
+from durabert.report.facts import plain
 
 FEWEST_RUNS: Final = 4
 MOST_AXES: Final = 8
@@ -37,15 +34,20 @@ class Axis:
     ticks: Sequence[tuple[float, str]]
 
 
-def parallel(experiment: RecordedExperiment, metric: str | None) -> dict[str, Any]:
-    """Return the axes and lines of the diagram; empty where there is too little to see."""
-    scores = [score(run, metric) for run in experiment.runs]
-    _, different = differing(experiment)
-    axes = [axis for name, values in different.items() if (axis := _axis(name, values)) is not None]
+def parallel(
+    settings: Mapping[str, Sequence[Any]], measured: str, scores: Sequence[float | None]
+) -> dict[str, Any]:
+    """Return the axes and lines of the diagram; empty where there is too little to see.
+
+    Args:
+        settings: values of each setting that differs, one a run.
+        measured: what the last axis is called.
+        scores: what it shows, one a run; none where there is none.
+    """
+    axes = [axis for name, values in settings.items() if (axis := _axis(name, values)) is not None]
     if len([one for one in scores if one is not None]) < FEWEST_RUNS or len(axes) < 2:
         return {}
-    measured = _numeric(f"validation {metric}", scores)
-    shown = [*axes[: MOST_AXES - 1], measured]
+    shown = [*axes[: MOST_AXES - 1], _numeric(measured, scores)]
     return {
         "axes": [axis.name for axis in shown],
         "ticks": [
@@ -60,7 +62,8 @@ def parallel(experiment: RecordedExperiment, metric: str | None) -> dict[str, An
 
 def _axis(name: str, values: Sequence[Any]) -> Axis | None:
     title = name.replace("_", " ")
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
         return _numeric(title, values)
     names = sorted({plain(value).text for value in values})
     if len(names) > MOST_VALUES:

@@ -47,7 +47,7 @@ if (filter) {
     const wanted = filter.value.trim().toLowerCase();
     let shown = 0;
     for (const row of rows) {
-      row.hidden = !row.cells[data.curves ? 1 : 0].textContent.toLowerCase().includes(wanted);
+      row.hidden = !row.querySelector("th").textContent.toLowerCase().includes(wanted);
       shown += row.hidden ? 0 : 1;
     }
     document.getElementById("shown").textContent = wanted ? `${shown} of ${rows.length}` : "";
@@ -106,7 +106,7 @@ function greyRows(source, field) {
 
 function lines(chart) {
   const encoding = {
-    x: { field: "step", type: "quantitative", title: "step", scale: { domainMin: 0 }, axis: { tickCount: 6, tickMinStep: 1, format: "~s" } },
+    x: { field: "step", type: "quantitative", title: chart.by, scale: { domainMin: 0 }, axis: { tickCount: 6, tickMinStep: 1, format: "~s" } },
     y: { field: "value", type: "quantitative", title: null, scale: { zero: false }, axis: { tickCount: 5, format: chart.format } },
   };
   const run = { field: "run", type: "nominal" };
@@ -134,7 +134,7 @@ function lines(chart) {
     encoding: {
       color: coloured,
       opacity: { condition: { param: "near", empty: false, value: 1 }, value: 0 },
-      tooltip: [{ field: "run" }, { field: "step", format: ",d" }, { field: "value", title: chart.title, format: ".4g" }],
+      tooltip: [{ field: "run" }, { field: "step", title: chart.by, format: ",d" }, { field: "value", title: chart.title, format: ".4g" }],
     },
   });
   return { height: 230, data: { values: chosenRows(chart.source, chart.field) }, encoding, layer };
@@ -144,11 +144,14 @@ const ENDS = { completed: "--good", running: "--busy", stopped: "--idle", failed
 
 const CLOCK = { year: "%Y", month: "%b %Y", date: "%d %b", hours: "%H:%M", minutes: "%H:%M", seconds: "%H:%M:%S" };
 
+function barStep(bars) {
+  return Math.max(4, Math.min(22, 900 / bars));
+}
+
 function timeline() {
   const ends = Object.keys(ENDS).filter((end) => data.attempts.some((one) => one.end === end));
   const scale = { domain: ends, range: ends.map((end) => colour(ENDS[end])) };
   const y = { field: "run", type: "nominal", sort: null, title: null, axis: data.attempt_runs > 60 ? null : { labelLimit: 160, grid: false } };
-  const step = Math.max(4, Math.min(22, 900 / data.attempt_runs));
   const moment = { type: "temporal", scale: { type: "utc" } };
   const layer = [
     {
@@ -174,7 +177,7 @@ function timeline() {
       encoding: { x: { ...moment, field: "time" }, tooltip: [{ field: "run" }, { field: "step", title: "checkpoint of step", format: ",d" }] },
     });
   }
-  return { height: step * data.attempt_runs, encoding: { y }, layer };
+  return { height: HEIGHTS.timeline(), encoding: { y }, layer };
 }
 
 const PARTS = ["data", "forward", "backward", "optimizer", "checkpoint", "model", "the rest"];
@@ -184,7 +187,7 @@ function profile() {
   const scale = { domain: parts, range: parts.map((part) => (part === "the rest" ? colour("--other") : colour(`--run-${PARTS.indexOf(part) + 1}`))) };
   const runs = new Set(data.profile.map((one) => one.run)).size;
   return {
-    height: runs * Math.max(4, Math.min(22, 900 / runs)),
+    height: HEIGHTS.profile(),
     data: { values: data.profile },
     transform: [{ calculate: `indexof(${JSON.stringify(PARTS)}, datum.part)`, as: "place" }],
     mark: { type: "bar", height: { band: 0.7 } },
@@ -250,7 +253,53 @@ function parallel() {
   };
 }
 
-const KINDS = { parallel, lines, timeline, profile, reliability };
+function trials() {
+  const ends = Object.keys(TRIAL_ENDS).filter((end) => data.history.some((one) => one.status === end));
+  const scale = { domain: ends, range: ends.map((end) => colour(TRIAL_ENDS[end])) };
+  const x = { field: "number", type: "quantitative", title: "trial", axis: { tickMinStep: 1, tickCount: 8, format: "d" }, scale: { nice: false, padding: 10 } };
+  const y = { type: "quantitative", title: null, scale: { zero: false } };
+  return {
+    height: 230,
+    data: { values: data.history },
+    encoding: { x },
+    layer: [
+      { mark: { type: "line", interpolate: "step-after", strokeWidth: 2, color: colour("--ink") }, encoding: { y: { ...y, field: "best" } } },
+      {
+        mark: { type: "point", filled: true, size: 45, opacity: 0.9 },
+        encoding: {
+          y: { ...y, field: "value" },
+          color: { field: "status", type: "nominal", scale, title: null },
+          tooltip: [{ field: "run" }, { field: "status" }, { field: "epochs" }, { field: "value", format: ".4g" }, { field: "best", title: "best so far", format: ".4g" }],
+        },
+      },
+    ],
+  };
+}
+
+function importance() {
+  const y = { field: "name", type: "nominal", sort: null, title: null, axis: { labelLimit: 160, domain: false, ticks: false } };
+  const x = { field: "share", type: "quantitative", title: "share of the differences", axis: { format: "%", tickCount: 5 }, scale: { domainMin: 0, domainMax: 1 } };
+  return {
+    height: HEIGHTS.importance(),
+    data: { values: data.importance },
+    encoding: { x, y },
+    layer: [
+      { mark: { type: "bar", height: { band: 0.65 }, color: colour("--run-1") } },
+      { mark: { type: "text", align: "left", dx: 5, fontSize: 11, color: colour("--ink") }, encoding: { text: { field: "share", format: ".0%" } } },
+    ],
+  };
+}
+
+const TRIAL_ENDS = { completed: "--good", running: "--busy", stopped: "--idle", failed: "--bad", cancelled: "--other" };
+const HEIGHTS = {
+  timeline: () => data.attempt_runs * barStep(data.attempt_runs),
+  profile: () => {
+    const runs = new Set(data.profile.map((one) => one.run)).size;
+    return runs * barStep(runs);
+  },
+  importance: () => data.importance.length * 26,
+};
+const KINDS = { parallel, lines, timeline, profile, reliability, trials, importance };
 const drawn = new Map();
 
 async function draw(chart) {
@@ -261,17 +310,54 @@ async function draw(chart) {
   drawn.set(chart.id, await vegaEmbed(place, spec, options));
 }
 
-let turn = 0;
-async function drawAll(charts) {
-  const mine = ++turn;
-  for (const chart of charts) {
-    if (mine !== turn) return;
+// A chart is drawn when it comes near the window, and again when it is near and no longer as it should be.
+const near = new Set();
+const fresh = new Set();
+let turn = 1;
+let working = false;
+
+async function work() {
+  if (working) return;
+  working = true;
+  const due = () => data.charts.find((chart) => near.has(chart) && !fresh.has(chart));
+  for (let chart = due(); chart; chart = due()) {
+    fresh.add(chart);
     await draw(chart);
     // A click is answered between two charts.
     await new Promise((done) => setTimeout(done, 0));
   }
-  document.documentElement.dataset.drawnAt = String(performance.now());
-  document.documentElement.dataset.drawn = String(mine);
+  working = false;
+  document.documentElement.dataset.drawnAt ??= String(performance.now());
+  document.documentElement.dataset.drawn = String(turn);
+}
+
+function redraw(charts) {
+  turn += 1;
+  for (const chart of charts) fresh.delete(chart);
+  work();
+}
+
+// Nothing may be waited for before paper: what is left is drawn at once.
+function drawTheRest() {
+  for (const chart of data.charts.filter((one) => !fresh.has(one))) {
+    fresh.add(chart);
+    draw(chart);
+  }
+}
+
+function observe() {
+  const charts = new Map(data.charts.map((chart) => [document.getElementById(`chart-${chart.id}`), chart]));
+  const observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) near[isIntersecting ? "add" : "delete"](charts.get(target));
+    work();
+  }, { rootMargin: "250px" });
+  for (const [place, chart] of charts) {
+    // Room for what will be there, so that the page does not jump.
+    const height = HEIGHTS[chart.kind]?.();
+    if (height) place.style.minHeight = `${height + 70}px`;
+    observer.observe(place);
+  }
+  if (!charts.size) work();
 }
 
 function markChosen() {
@@ -282,16 +368,16 @@ function markChosen() {
   }
 }
 
-document.getElementById("runs-table").addEventListener("click", (event) => {
+document.getElementById("runs-table")?.addEventListener("click", (event) => {
   const button = event.target.closest(".swatch");
   if (!button) return;
   const run = Number(button.closest("tr").dataset.run);
   chosen = chosen.includes(run) ? chosen.filter((other) => other !== run) : [...chosen, run].slice(-MOST_CHOSEN);
   markChosen();
-  drawAll(data.charts.filter((chart) => chart.kind === "lines" || chart.kind === "parallel"));
+  redraw(data.charts.filter((chart) => chart.kind === "lines" || chart.kind === "parallel"));
 });
 
 markChosen();
-// The tables are there first.
-requestAnimationFrame(() => setTimeout(drawAll, 0, data.charts));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawAll(data.charts));
+observe();
+addEventListener("beforeprint", drawTheRest);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw(data.charts));
