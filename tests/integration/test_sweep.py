@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,26 @@ def test_the_table_of_trials_has_the_best_first(shell, swept, monkeypatch, capfd
     assert len(lines) == 4
     assert f"best searched.{swept['best']}" in shown.out
     assert "sweep searched: completed; durabert show searched" in terminal.type("runs").out
+
+
+def test_the_report_of_a_sweep_has_what_its_result_has(shell, swept):
+    [told] = shell.objects("report", "searched")
+
+    page = Path(told["output"]).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+    assert told["runs"] == [f"searched.{one['number']}" for one in swept["trials"]]
+    assert data["runs"][0] == f"searched.{swept['best']}"
+    assert data["epochs"][0]["metric"] == pytest.approx(promoted(swept)["values"], rel=1e-4)
+    assert "4 can be compared after 1 epoch" in page
+    assert "searched-final.seed-43" in page
+
+
+def test_a_server_that_has_forgotten_a_sweep_leaves_the_report_of_its_trials(shell, swept, tmp_path):
+    elsewhere = Shell(tmp_path / "home", tmp_path, {"DURABERT_STORE": str(shell.home / "store")})
+
+    [told] = elsewhere.objects("report", "searched")
+
+    assert set(told["runs"]) == {f"searched.{one['number']}" for one in swept["trials"]}
 
 
 def test_a_trial_that_was_trained_to_its_end_predicts_and_another_says_why_not(

@@ -322,7 +322,8 @@ async function work() {
   const due = () => data.charts.find((chart) => near.has(chart) && !fresh.has(chart));
   for (let chart = due(); chart; chart = due()) {
     fresh.add(chart);
-    await draw(chart);
+    // One that cannot be drawn keeps no other from it.
+    await draw(chart).catch((error) => console.error(error));
     // A click is answered between two charts.
     await new Promise((done) => setTimeout(done, 0));
   }
