@@ -127,7 +127,10 @@ def _columns(
 
 
 def _param(trial: TrialRecord, name: str) -> facts.Cell:
-    return facts.plain(trial.params[name]) if name in trial.params else facts.Cell("")
+    if name not in trial.params:
+        return facts.Cell("")
+    value = trial.params[name]
+    return facts.Cell(f"{value:.4g}", value) if isinstance(value, float) else facts.plain(value)
 
 
 def _tiles(view: SweepView, spec: SweepSpec) -> Iterator[tuple[str, str]]:

@@ -237,7 +237,10 @@ function parallel() {
   const others = data.runs.map((_, place) => place).filter((place) => !chosen.includes(place));
   const grey = others.flatMap((place) => [...rows(place), { axis: axes[0], at: null }]);
   const run = { field: "run", type: "nominal" };
-  const x = { field: "axis", type: "nominal", sort: axes, title: null, scale: { type: "point", padding: 0.35 }, axis: { labelAngle: 0, orient: "top", offset: 12, domain: false, ticks: false, labelLimit: 130, labelOverlap: false } };
+  // Where names do not fit side by side, their words are below each other.
+  const room = document.getElementById("chart-parallel").clientWidth / axes.length;
+  const words = room < 130 ? { labelExpr: "split(datum.label, ' ')", labelLimit: room - 4 } : { labelLimit: 130 };
+  const x = { field: "axis", type: "nominal", sort: axes, title: null, scale: { type: "point", padding: 0.35 }, axis: { labelAngle: 0, orient: "top", offset: 12, domain: false, ticks: false, labelOverlap: false, ...words } };
   const y = { field: "at", type: "quantitative", axis: null, scale: { domain: [0, 1] } };
   const tooltip = [{ field: "run" }, { field: "axis", title: "setting" }, { field: "label", title: "value" }];
   return {
@@ -355,7 +358,7 @@ function observe() {
   for (const [place, chart] of charts) {
     // Room for what will be there, so that the page does not jump.
     const height = HEIGHTS[chart.kind]?.();
-    if (height) place.style.minHeight = `${height + 70}px`;
+    if (height) place.style.minHeight = `${height + 45}px`;
     observer.observe(place);
   }
   if (!charts.size) work();
