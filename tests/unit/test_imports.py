@@ -57,6 +57,12 @@ def test_the_model_side_and_the_store_need_no_temporal(module):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_report_of_a_sweep_needs_no_optuna_but_for_importance():
+    done = run_without("optuna", "import durabert.cli.report, durabert.report.sweep_page")
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_runs_are_compared_without_torch():
     done = run_without("torch", "import durabert.activities.comparison")
 
