@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from temporalio.service import RPCError
 
 from durabert.chaos import Plan
 from durabert.client import Client
@@ -128,7 +129,11 @@ async def _training(client: Client, home: Path, sweep: RunningSweep, *, begun: i
         for trial in view.trials[::-1]:
             if trial.status == "running":
                 run = client.temporal.get_workflow_handle(f"{sweep.name}.{trial.number}")
-                progress = pending_progress(await run.describe())
+                try:
+                    progress = pending_progress(await run.describe())
+                except RPCError:
+                    # The sweep has decided on it, and the server has not begun it yet, or is being restarted.
+                    return False
                 if progress is not None and progress.process_id and alive(progress.process_id):
                     found.append((progress.process_id, engine))
                     return True
