@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import (
@@ -14,7 +13,6 @@ with workflow.unsafe.imports_passed_through():
         COMMIT_BATCH_INFERENCE,
         PLAN_BATCH_INFERENCE,
         RUN_BERT_INFERENCE,
-        ActivityContract,
     )
     from durabert.specs import (
         BatchCommit,
@@ -26,17 +24,13 @@ with workflow.unsafe.imports_passed_through():
         InferenceRequest,
         RowRange,
         TextsSpec,
-        Wire,
     )
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call, history_is_long, require_not_cancelled
     from durabert.workflows.visibility import batch_details
 
 if TYPE_CHECKING:
     from datetime import datetime
-
-Request = TypeVar("Request", bound=Wire)
-Result = TypeVar("Result", bound=Wire)
 
 
 @workflow.defn(name=BATCH_INFERENCE_WORKFLOW)
@@ -55,19 +49,8 @@ class BertBatchInferenceWorkflow:
     @workflow.run
     async def run(self, request: BatchInferenceRequest) -> BatchInferenceResult:
         """Return what was predicted, once every row is in a committed shard."""
-        self._show()
-        if request.state is None:
-            plan = await self._call(PLAN_BATCH_INFERENCE, request, "plan", f"plan {request.input.path}")
-            require_not_cancelled()
-            if plan.result is not None:
-                return plan.result.model_copy(update={"reused": True})
-            self._resume(BatchState(plan=plan, next_row=plan.first_row, started=workflow.now()))
-        else:
-            self._resume(request.state)
-        await self._score()
-        if self._next_row < self._known.plan.rows:
-            workflow.continue_as_new(request.model_copy(update={"state": self._known}))
-        return await self._commit()
+        with failing_alike():
+            return await self._predicted(request)
 
     @workflow.query
     def progress(self) -> BatchProgress:
@@ -92,6 +75,23 @@ class BertBatchInferenceWorkflow:
         assert self._began is not None
         return BatchState(plan=self._plan, next_row=self._next_row, started=self._began)
 
+    async def _predicted(self, request: BatchInferenceRequest) -> BatchInferenceResult:
+        self._show()
+        if request.state is None:
+            plan = await call(
+                PLAN_BATCH_INFERENCE, request, activity_id="plan", summary=f"plan {request.input.path}"
+            )
+            require_not_cancelled()
+            if plan.result is not None:
+                return plan.result.model_copy(update={"reused": True})
+            self._resume(BatchState(plan=plan, next_row=plan.first_row, started=workflow.now()))
+        else:
+            self._resume(request.state)
+        await self._score()
+        if self._next_row < self._known.plan.rows:
+            workflow.continue_as_new(request.model_copy(update={"state": self._known}))
+        return await self._commit()
+
     def _resume(self, state: BatchState) -> None:
         self._plan, self._began = state.plan, state.started
         self._next_row = self._rows_done = state.next_row
@@ -114,8 +114,11 @@ class BertBatchInferenceWorkflow:
             self._in_flight += 1
             last_row = shard.first_row + shard.num_rows - 1
             rows = f"rows-{shard.first_row}-{last_row}"
-            await self._call(
-                RUN_BERT_INFERENCE, self._scoring(shard), rows, f"{rows} with {self._request.run}"
+            await call(
+                RUN_BERT_INFERENCE,
+                self._scoring(shard),
+                activity_id=rows,
+                summary=f"{rows} with {self._request.run}",
             )
             self._in_flight -= 1
             require_not_cancelled()
@@ -148,23 +151,14 @@ class BertBatchInferenceWorkflow:
         self._committing = True
         self._show()
         commit = BatchCommit(output=self._request.output, plan_sha256=state.plan.plan_sha256)
-        result = await self._call(COMMIT_BATCH_INFERENCE, commit, "commit", f"commit {self._request.output}")
+        result = await call(
+            COMMIT_BATCH_INFERENCE, commit, activity_id="commit", summary=f"commit {self._request.output}"
+        )
         seconds = (workflow.now() - state.started).total_seconds()
         rows = state.plan.rows - state.plan.first_row
         return result.model_copy(
             update={"seconds": seconds, "rows_per_second": rows / seconds if seconds else 0.0}
         )
-
-    async def _call(
-        self, contract: ActivityContract[Request, Result], request: Request, activity_id: str, summary: str
-    ) -> Result:
-        try:
-            return await call(contract, request, activity_id=activity_id, summary=summary[:200])
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error
 
     def _rows_per_second(self) -> float | None:
         state = self._known

@@ -19,7 +19,8 @@ with workflow.unsafe.imports_passed_through():
         SnapshotRequest,
         SnapshotResult,
     )
-    from durabert.workflows.experiment import ExperimentRuns, error_info, started_by
+    from durabert.workflows.experiment import ExperimentRuns, started_by
+    from durabert.workflows.failures import error_info
     from durabert.workflows.policies import call, require_not_cancelled
     from durabert.workflows.reports import Reports
     from durabert.workflows.visibility import progress_table, publish_outcomes
@@ -82,7 +83,7 @@ class CheckpointedBertTrainingWorkflow(ExperimentRuns):
             CREATE_DATASET_SNAPSHOT,
             SnapshotRequest(data=spec.data),
             activity_id="snapshot",
-            summary=f"snapshot of {spec.data.source}"[:200],
+            summary=f"snapshot of {spec.data.source}",
         )
 
     @workflow.signal(name=REPORT_SIGNAL)

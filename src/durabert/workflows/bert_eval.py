@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import (
@@ -30,7 +30,7 @@ with workflow.unsafe.imports_passed_through():
         SnapshotResult,
     )
     from durabert.workflows.bert_checkpointing import CheckpointedBertTrainingWorkflow
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import error_info, failing_alike
     from durabert.workflows.policies import call, cancel_requested, require_not_cancelled
     from durabert.workflows.visibility import evaluation_table
 
@@ -100,7 +100,7 @@ class BertEvalWorkflow(CheckpointedBertTrainingWorkflow):
                 EVALUATE_BERT,
                 request,
                 activity_id=evaluation_id(run, name),
-                summary=f"evaluate {run} on {planned.data.source} {planned.split}"[:200],
+                summary=f"evaluate {run} on {planned.data.source} {planned.split}",
             )
         except (ActivityError, asyncio.CancelledError) as error:
             if not isinstance(error, ActivityError) or is_cancelled_exception(error) or cancel_requested():
@@ -123,15 +123,10 @@ class BertRunEvaluationWorkflow:
     @workflow.run
     async def run(self, request: EvaluationRequest) -> EvaluationResult:
         """Return the metrics, and the id of all that is in the store."""
-        try:
+        with failing_alike():
             return await call(
                 EVALUATE_BERT,
                 request,
                 activity_id=request.run,
-                summary=f"evaluate {request.run} on {request.data.source}"[:200],
+                summary=f"evaluate {request.run} on {request.data.source}",
             )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import EXPORT_BERT, EXPORT_WORKFLOW
     from durabert.specs import ExportRequest, ExportResult
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call
 
 
@@ -19,15 +18,10 @@ class BertExportWorkflow:
     @workflow.run
     async def run(self, request: ExportRequest) -> ExportResult:
         """Return what was written, and how it compares with the trained model."""
-        try:
+        with failing_alike():
             return await call(
                 EXPORT_BERT,
                 request,
                 activity_id=request.run,
-                summary=f"export {request.run} as {request.format} to {request.output}"[:200],
+                summary=f"export {request.run} as {request.format} to {request.output}",
             )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error

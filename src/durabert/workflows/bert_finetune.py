@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW, RUN_BERT_INFERENCE
@@ -16,7 +15,8 @@ with workflow.unsafe.imports_passed_through():
         InferenceResult,
         RunOutcome,
     )
-    from durabert.workflows.experiment import ExperimentRuns, error_info, started_by
+    from durabert.workflows.experiment import ExperimentRuns, started_by
+    from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call
     from durabert.workflows.visibility import run_table
 
@@ -72,15 +72,10 @@ class BertInferenceWorkflow:
     async def run(self, request: InferenceRequest) -> InferenceResult:
         """Return the predictions, or where they were written."""
         what = f"{len(request.texts)} texts" if request.input is None else request.input.path
-        try:
+        with failing_alike():
             return await call(
                 RUN_BERT_INFERENCE,
                 request,
                 activity_id=request.run,
                 summary=f"predict {what} with {request.run}",
             )
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error

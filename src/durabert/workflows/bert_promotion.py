@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+from temporalio.exceptions import ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from durabert.contract import (
@@ -27,7 +27,7 @@ with workflow.unsafe.imports_passed_through():
         RegistryRequest,
         RegistryVersion,
     )
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call, require_not_cancelled
 
 
@@ -47,18 +47,11 @@ class BertPromotionWorkflow:
         Raises:
             ApplicationError: the run is not there or cannot be read, or the registry cannot be written.
         """
-        try:
+        with failing_alike():
             return await self._promoted(request)
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error
 
     async def _promoted(self, request: PromotionRequest) -> PromotionResult:
-        check = await call(
-            CHECK_PROMOTION, request, activity_id="check", summary=f"gates of {request.run}"[:200]
-        )
+        check = await call(CHECK_PROMOTION, request, activity_id="check", summary=f"gates of {request.run}")
         require_not_cancelled()
         self._turn(gates=check.gates)
         if not all(gate.passed for gate in check.gates):
@@ -77,7 +70,7 @@ class BertPromotionWorkflow:
                 promotion=request, check=check, decision=self._state.decision, execution=_execution()
             ),
             activity_id="register",
-            summary=f"{request.target()} names {request.run}"[:200],
+            summary=f"{request.target()} names {request.run}",
         )
         return self._ended("promoted", check, version)
 

@@ -53,7 +53,7 @@ with workflow.unsafe.imports_passed_through():
         RetrainingStatus,
         Standing,
     )
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import error_info, failing_alike
     from durabert.workflows.policies import call, cancel_requested, require_not_cancelled
     from durabert.workflows.visibility import EXPERIMENT, search_attributes
 
@@ -81,13 +81,8 @@ class BertRetrainingWorkflow:
         Raises:
             ApplicationError: the data cannot be read, or the run or an evaluation of it failed.
         """
-        try:
+        with failing_alike():
             result = await self._retrained(request)
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error
         self._turn("ended")
         workflow.set_current_details(f"{result.status}: {result.reason}")
         return result
@@ -103,7 +98,7 @@ class BertRetrainingWorkflow:
             CREATE_DATASET_SNAPSHOT,
             SnapshotRequest(data=data),
             activity_id="snapshot",
-            summary=f"snapshot of {data.source}"[:200],
+            summary=f"snapshot of {data.source}",
         )
         require_not_cancelled()
         self._snapshot = snapshot.snapshot
@@ -240,7 +235,7 @@ class BertRetrainingWorkflow:
                     EVALUATE_BERT,
                     request,
                     activity_id=evaluation_id(champion, one.name),
-                    summary=f"evaluate the champion {champion} on {one.result.data} {one.result.split}"[:200],
+                    summary=f"evaluate the champion {champion} on {one.result.data} {one.result.split}",
                 )
             except ActivityError as error:
                 if is_cancelled_exception(error):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from temporalio import workflow
 from temporalio.exceptions import (
-    ActivityError,
     ApplicationError,
     FailureError,
     is_cancelled_exception,
@@ -18,7 +17,6 @@ with workflow.unsafe.imports_passed_through():
         CREATE_DATASET_SNAPSHOT,
         PLAN_SWEEP,
         SWEEP_WORKFLOW,
-        ActivityContract,
     )
     from durabert.specs import (
         RungProgress,
@@ -30,11 +28,10 @@ with workflow.unsafe.imports_passed_through():
         SweepState,
         TrialRecord,
         TrialRequest,
-        Wire,
     )
     from durabert.workflows import policies
     from durabert.workflows.children import final_result, train_trial
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call, history_is_long, require_not_cancelled
     from durabert.workflows.search import Job
     from durabert.workflows.searching import ledger_of, trial_request
@@ -43,9 +40,6 @@ with workflow.unsafe.imports_passed_through():
 
 if TYPE_CHECKING:
     from durabert.specs import FinalResult
-
-Request = TypeVar("Request", bound=Wire)
-Result = TypeVar("Result", bound=Wire)
 
 
 @workflow.defn(name=SWEEP_WORKFLOW)
@@ -72,7 +66,8 @@ class BertSweepWorkflow(SweepSteering):
         """
         self._show()
         try:
-            result = await self._conduct(spec)
+            with failing_alike():
+                result = await self._conduct(spec)
         except ApplicationError:
             publish_end("failed")
             raise
@@ -138,18 +133,18 @@ class BertSweepWorkflow(SweepSteering):
 
     async def _prepared(self) -> SweepState:
         spec = self.spec
-        taken = await self._call(
+        taken = await call(
             CREATE_DATASET_SNAPSHOT,
             SnapshotRequest(data=spec.data),
-            "snapshot",
-            f"snapshot of {spec.data.source}",
+            activity_id="snapshot",
+            summary=f"snapshot of {spec.data.source}",
         )
         require_not_cancelled()
-        plan = await self._call(
+        plan = await call(
             PLAN_SWEEP,
             SweepPlanRequest(data=spec.data, snapshot=taken.snapshot, config=spec.config),
-            "plan",
-            f"plan {spec.algorithm} over {', '.join(spec.space)}",
+            activity_id="plan",
+            summary=f"plan {spec.algorithm} over {', '.join(spec.space)}",
         )
         require_not_cancelled()
         return SweepState(
@@ -258,17 +253,6 @@ class BertSweepWorkflow(SweepSteering):
             rungs.append(RungProgress(epochs=epochs, reached=len(reached), running=len(running)))
             before = epochs
         return rungs
-
-    async def _call(
-        self, contract: ActivityContract[Request, Result], request: Request, activity_id: str, summary: str
-    ) -> Result:
-        try:
-            return await call(contract, request, activity_id=activity_id, summary=summary[:200])
-        except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise
-            info = error_info(error)
-            raise ApplicationError(info.message, type=info.type, non_retryable=True) from error
 
     def _show(self) -> None:
         workflow.set_current_details(sweep_table(self.progress()))

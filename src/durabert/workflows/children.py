@@ -32,7 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from durabert.specs.base import RUN_SEPARATOR
     from durabert.specs.data import SNAPSHOT_PREFIX
     from durabert.specs.sweep import FINAL
-    from durabert.workflows.experiment import error_info
+    from durabert.workflows.failures import error_info
     from durabert.workflows.policies import cancel_requested
     from durabert.workflows.trials import stretch_of
 

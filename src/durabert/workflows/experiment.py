@@ -10,7 +10,6 @@ from temporalio import workflow
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
-    ChildWorkflowError,
     is_cancelled_exception,
 )
 
@@ -24,6 +23,7 @@ with workflow.unsafe.imports_passed_through():
         FineTuneRequest,
         RunOutcome,
     )
+    from durabert.workflows.failures import error_info
     from durabert.workflows.policies import call, cancel_requested
     from durabert.workflows.visibility import publish_outcomes
 
@@ -156,14 +156,6 @@ def describe_config(config: FineTuneConfig) -> str:
         f"{config.model}, {config.epochs} epochs, batch {config.batch_size}, "
         f"learning rate {config.learning_rate:g}, seed {config.seed}"
     )
-
-
-def error_info(error: ActivityError | ChildWorkflowError) -> ErrorInfo:
-    """Return what an activity or a child workflow failed with."""
-    cause = error.cause
-    if isinstance(cause, ApplicationError):
-        return ErrorInfo(type=cause.type or "UnexpectedError", message=cause.message)
-    return ErrorInfo(type=type(cause).__name__, message=str(cause or error))
 
 
 def _experiment_failed(result: ExperimentResult) -> ApplicationError:

@@ -50,6 +50,9 @@ LONG_SWEEP: Final = 1000
 """Events after which a sweep continues as new: a training costs it 9 or fewer, so over 100 an execution, and
 the wait for the last of those in flight is a small part of the time."""
 
+SUMMARY_LENGTH: Final = 200
+"""Characters of a summary; Temporal takes 400 bytes."""
+
 START_TO_CLOSE: Final[Mapping[str, timedelta]] = {FINE_TUNE_BERT.name: TRAINING_LIMIT}
 
 
@@ -62,7 +65,7 @@ async def call(
         contract: which activity.
         request: its argument.
         activity_id: unique in the workflow; clients find the activity's progress by it.
-        summary: one line that Temporal Web shows beside the activity.
+        summary: one line that Temporal Web shows beside the activity, cut to what it has room for.
 
     Raises:
         ActivityError: it failed for good or was cancelled; its process is gone by then.
@@ -72,7 +75,7 @@ async def call(
         request,
         result_type=contract.result,
         activity_id=activity_id,
-        summary=summary,
+        summary=summary[:SUMMARY_LENGTH],
         start_to_close_timeout=START_TO_CLOSE.get(contract.name, BATCH_LIMIT),
         heartbeat_timeout=HEARTBEAT_TIMEOUT,
         retry_policy=RETRY,

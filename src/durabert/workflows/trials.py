@@ -19,7 +19,8 @@ with workflow.unsafe.imports_passed_through():
         TrialRequest,
     )
     from durabert.specs.base import RUN_SEPARATOR
-    from durabert.workflows.experiment import describe_config, error_info
+    from durabert.workflows.experiment import describe_config
+    from durabert.workflows.failures import error_info
     from durabert.workflows.policies import call, cancel_requested, require_not_cancelled
     from durabert.workflows.reports import Reports
     from durabert.workflows.visibility import progress_table
@@ -95,7 +96,7 @@ class BertTrialWorkflow:
                 score_test=False,
             ),
             activity_id=self._run,
-            summary=f"{stretch_of(request)}: {describe_config(config)}"[:200],
+            summary=f"{stretch_of(request)}: {describe_config(config)}",
         )
 
     def _record(self, params: Params, result: FineTuneResult) -> TrialRecord:
