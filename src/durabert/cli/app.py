@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from durabert.cli import data as data_commands
+from durabert.cli import options, sweep_commands
 from durabert.cli import schedule as schedule_commands
 from durabert.cli import store as store_commands
-from durabert.cli import sweep_commands
 from durabert.cli.options import Json, Profile
 from durabert.errors import DurabertError, SpecInvalid
 from durabert.version import __version__
@@ -71,7 +71,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def root(
     context: typer.Context,
     _version_wanted: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -93,57 +93,46 @@ def demo(profile: Profile = None) -> None:
 
 @app.command()
 def train(
-    data: Annotated[
-        str | None, typer.Argument(help="File, directory with train/validation/test files, or hub id.")
-    ] = None,
+    data: options.TrainingSource = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the experiment; default: from data and spec.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Experiment in TOML; options override it.")] = None,
-    model: Annotated[str | None, typer.Option(help="minilm, a directory, or a hub id.")] = None,
-    epochs: Annotated[str | None, typer.Option(help="Passes over the training rows.")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Examples per optimizer step.")] = None,
-    learning_rate: Annotated[str | None, typer.Option("--learning-rate", "--lr", help="Peak rate.")] = None,
-    max_length: Annotated[str | None, typer.Option(help="Longest input in tokens.")] = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    max_length: options.MaxLength = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = None,
+    device: options.DeviceOption = None,
     num_processes: Annotated[
         str | None, typer.Option(help="Processes that share each batch; auto: one a GPU.")
     ] = None,
-    seed: Annotated[str | None, typer.Option(help="Seed of head, order and dropout.")] = None,
+    seed: options.Seed = None,
     max_train_rows: Annotated[str | None, typer.Option(help="Train on a sample of the rows.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a configuration."),
-    ] = None,
+    assignments: options.Assignments = None,
     runs: Annotated[
         list[str] | None,
         typer.Option("--run", metavar="FIELD=VALUE,...", help="One configuration; repeat for several."),
     ] = None,
-    text: Annotated[str | None, typer.Option(help="Text column.")] = None,
-    text_pair: Annotated[str | None, typer.Option(help="Second text column of a pair task.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File with validation rows.")] = None,
-    test: Annotated[str | None, typer.Option(help="File with test rows.")] = None,
-    data_assignments: Annotated[
-        list[str] | None, typer.Option("--data", metavar="FIELD=VALUE", help="Any other field of the data.")
-    ] = None,
+    text: options.TextColumn = None,
+    text_pair: options.TextPairColumn = None,
+    label: options.LabelColumn = None,
+    validation: options.ValidationFile = None,
+    test: options.TestFile = None,
+    data_assignments: options.DataAssignments = None,
     in_order: Annotated[bool, typer.Option("--in-order", help="Train one run after the other.")] = False,
     start_from: Annotated[
         str | None, typer.Option("--from", metavar="RUN[@STEP]", help="Go on from a checkpoint of that run.")
     ] = None,
-    checkpoint_every: Annotated[
-        str | None, typer.Option(help="Steps between checkpoints; default: by their cost, at most 60 s.")
-    ] = None,
+    checkpoint_every: options.CheckpointEvery = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Train each configuration once a seed.")
     ] = None,
     eval_data: Annotated[
         list[str] | None, typer.Option("--eval-data", help="Evaluate each run on this; repeat for several.")
     ] = None,
-    slice_by: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Column to slice evaluations by.")
-    ] = None,
+    slice_by: options.SliceBy = None,
     max_concurrent: Annotated[str | None, typer.Option(help="Runs that go on at once.")] = None,
     pattern: Annotated[
         str | None,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from durabert.cli import options
+from durabert.cli.options import Json, Profile
 
 app = typer.Typer(
     help="Retrain on a schedule: create, list, show, pause, resume, trigger, backfill, delete.",
@@ -13,19 +15,13 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
-Profile = Annotated[
-    str | None, typer.Option("--profile", help="Temporal connection profile; default: the embedded engine.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
 OVERLAP = "While one goes on: skip, buffer_one, allow_all or cancel_other."
 
 
 @app.command()
 def create(
     name: Name,
-    data: Annotated[
-        str | None, typer.Argument(help="File, directory with train/validation/test files, or hub id.")
-    ] = None,
+    data: options.TrainingSource = None,
     cron: Annotated[str | None, typer.Option(help="When: a cron expression, such as '0 3 * * 1'.")] = None,
     every: Annotated[
         str | None, typer.Option(metavar="INTERVAL", help="When: 30m, 6h, 2d or 1w, from midnight UTC on.")
@@ -45,36 +41,27 @@ def create(
     require_approval: Annotated[
         bool, typer.Option("--require-approval", help="Ask for approval in place of promoting.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(help="Experiment in TOML; options override it.")] = None,
-    model: Annotated[str | None, typer.Option(help="minilm, a directory, or a hub id.")] = None,
-    epochs: Annotated[str | None, typer.Option(help="Passes over the training rows.")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Examples per optimizer step.")] = None,
-    learning_rate: Annotated[str | None, typer.Option("--learning-rate", "--lr", help="Peak rate.")] = None,
-    max_length: Annotated[str | None, typer.Option(help="Longest input in tokens.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = None,
-    seed: Annotated[str | None, typer.Option(help="Seed of head, order and dropout.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of a configuration."),
-    ] = None,
-    text: Annotated[str | None, typer.Option(help="Text column.")] = None,
-    text_pair: Annotated[str | None, typer.Option(help="Second text column of a pair task.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    validation: Annotated[str | None, typer.Option(help="File with validation rows.")] = None,
-    test: Annotated[str | None, typer.Option(help="File with test rows.")] = None,
-    data_assignments: Annotated[
-        list[str] | None, typer.Option("--data", metavar="FIELD=VALUE", help="Any other field of the data.")
-    ] = None,
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    max_length: options.MaxLength = None,
+    device: options.DeviceOption = None,
+    seed: options.Seed = None,
+    assignments: options.Assignments = None,
+    text: options.TextColumn = None,
+    text_pair: options.TextPairColumn = None,
+    label: options.LabelColumn = None,
+    validation: options.ValidationFile = None,
+    test: options.TestFile = None,
+    data_assignments: options.DataAssignments = None,
     eval_data: Annotated[
         list[str] | None,
         typer.Option("--eval-data", help="Evaluate on this, the champion as well; repeat for several."),
     ] = None,
-    slice_by: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="Column to slice evaluations by.")
-    ] = None,
-    checkpoint_every: Annotated[
-        str | None, typer.Option(help="Steps between checkpoints; default: by their cost, at most 60 s.")
-    ] = None,
+    slice_by: options.SliceBy = None,
+    checkpoint_every: options.CheckpointEvery = None,
     profile: Profile = None,
     json: Json = False,
 ) -> None:
