@@ -156,6 +156,15 @@ def test_a_new_head_is_a_function_of_the_seed(bert):
     assert torch.equal(one["bert.pooler.dense.weight"], other["bert.pooler.dense.weight"])
 
 
+def test_weights_do_not_lie_in_the_file(copy):
+    model = classify(copy).model
+    assert all(one.data_ptr() % 64 == 0 for one in model.parameters())
+    before = weights_sha256(model.state_dict())
+    for path in copy.glob("*.safetensors"):
+        path.write_bytes(b"")
+    assert weights_sha256(model.state_dict()) == before
+
+
 def test_loading_leaves_the_callers_generator_alone(bert):
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -114,6 +114,28 @@ def test_a_step_is_that_of_torch(clip_norm, sparse):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_a_row_whose_second_moment_vanished_moves_on_after_a_resume():
+    gone_on, resumed = (nn.Embedding(4, 8, sparse=True) for _ in range(2))
+    for model in (gone_on, resumed):
+        nn.init.zeros_(model.weight)
+    before = Ours(gone_on)
+    # The square of such a gradient is 0 in float32.
+    (gone_on(torch.tensor([1])).sum() * 1e-30).backward()
+    before.step(None)
+    after = Ours(resumed)
+    resumed.load_state_dict(gone_on.state_dict())
+    state = before.optimizer.state[gone_on.weight]
+    after.optimizer.state[resumed.weight] = {kind: tensor.clone() for kind, tensor in state.items()}
+    assert not state["exp_avg_sq"].any()
+
+    for one in (before, after):
+        one.model.zero_grad(set_to_none=True)
+        one.model(torch.tensor([2])).sum().backward()
+        one.step(None)
+
+    assert torch.equal(gone_on.weight, resumed.weight)
+
+
 def test_the_number_of_threads_changes_no_bit_of_a_step():
     threads = torch.get_num_threads()
     computed = []

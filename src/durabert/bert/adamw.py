@@ -190,7 +190,8 @@ class CpuAdamW:
         state = self.state[parameter]
         weight_VF, first_VF, second_VF = map(array_of, (parameter, state["exp_avg"], state["exp_avg_sq"]))
         if parameter not in self._moves:
-            self._moves[parameter] = (second_VF != 0).any(axis=1)
+            # Not by the second alone: the square of a small gradient may vanish.
+            self._moves[parameter] = ((first_VF != 0) | (second_VF != 0)).any(axis=1)
         gradient = gradient.coalesce()
         change_RF = array_of(gradient.values())
         row_V = np.full(len(weight_VF), -1, np.int64)

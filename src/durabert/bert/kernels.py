@@ -33,6 +33,8 @@ LONGEST: Final = 1 << 9
 
 LANES: Final = 16
 """Values of float32 in a vector."""
+APART: Final = 1024
+"""Values of float32, a page, between a kernel's own memory and whatever lies before it."""
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:
@@ -69,6 +71,17 @@ def _(value, like):
         return np.int16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
     return round_to_even
+
+
+@register_jitable(inline="always")
+def _own_row(width):
+    """Return memory for one row, in which and close before which nothing else lies.
+
+    LLVM asks at run time whether what a loop writes begins within a few vectors after what it reads. If so it
+    goes value by value, and sums are taken in another order: the bits would depend on where in memory a row
+    happens to lie.
+    """
+    return np.empty(APART + width, np.float32)[APART:]
 
 
 @register_jitable(inline="always")
@@ -122,7 +135,7 @@ def dropout_add_norm(
         Ba et al. 2016; dropout: Srivastava et al. 2014, scaled while training.
     """
     width = branch_TF.shape[1]
-    row = np.empty(width, np.float32)
+    row = _own_row(width)
     for t in range(branch_TF.shape[0]):
         total = np.float32(0.0)
         for f in range(width):
@@ -189,7 +202,7 @@ def weigh(
         Vaswani et al. 2017, section 3.2.1.
     """
     places = scores_RLL.shape[2]
-    row = np.empty(places, np.float32)
+    row = _own_row(places)
     weights_RLL[:] = 0
     kept_RLL[:] = 0
     for n in range(len(length_N)):
@@ -223,7 +236,7 @@ def weigh_backward(
 ):  # fmt: skip
     """Turn the gradient of the weights that dropout left into that of the scores, in place."""
     places = change_RLL.shape[2]
-    row = np.empty(places, np.float32)
+    row = _own_row(places)
     for n in range(len(length_N)):
         length = length_N[n]
         wide = min(places, (length + LANES - 1) // LANES * LANES)
