@@ -35,6 +35,16 @@ def commit(attempt, step, *, best=None, shared=b"shared"):
     return attempt.commit(step=step, best_epoch=best, files=files)
 
 
+def test_a_file_without_content_is_that_of_the_checkpoint_before(objects):
+    first = begin(objects)
+    before = commit(first, 10)
+
+    after = first.commit(step=20, best_epoch=None, files=[("a", b"new"), ("b", None)])
+
+    assert after.files[1] == before.files[1]
+    assert begin(objects, attempt=2).files == {"a": b"new", "b": b"shared"}
+
+
 def files_below(tmp_path):
     return sorted(path.name for path in (tmp_path / "store/runs/run/files").iterdir())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
+import json
 
 import pytest
 import torch
@@ -27,10 +28,15 @@ class Shelf:
     def __init__(self) -> None:
         self.commits: list[tuple[int, dict[str, bytes]]] = []
         self.trouble: list[Exception] = []
+        self.left_out: list[set[str]] = []
+        """Of each commit, the files that are those of the one before."""
 
     def commit(self, *, step, best_epoch, files):
         assert best_epoch is None or best_epoch > 0
-        files = dict(files)
+        files = list(files)
+        self.left_out.append({name for name, data in files if data is None})
+        before = self.commits[-1][1] if self.commits else {}
+        files = {name: before[name] if data is None else bytes(data) for name, data in files}
         if self.trouble:
             raise self.trouble.pop(0)
         self.commits.append((step, files))
@@ -97,6 +103,19 @@ def test_a_training_that_stops_at_epochs_and_goes_on_ends_with_the_bits_of_one_a
     assert whole.model_sha256 == at_once.model_sha256
     assert (whole.history, whole.test_metrics) == (at_once.history, at_once.test_metrics)
     assert shelf.newest == calm.newest
+
+
+def test_the_best_weights_are_written_once(tmp_path, tiny):
+    shelf = Shelf()
+
+    run(config_for(tiny), sentiment_data(), tmp_path / "model", shelf=shelf, every=5)
+
+    best = [json.loads(files["state.json"])["best"] for _, files in shelf.commits]
+    epochs = [one and one["epoch"] for one in best]
+    assert len(set(epochs)) > 2, "there was none, then one, then a better one"
+    for before, epoch, left_out in zip([None, *epochs], epochs, shelf.left_out, strict=False):
+        known = epoch is not None and epoch == before
+        assert left_out == ({"best-0000.safetensors"} if known else set())
 
 
 def test_a_training_is_stopped_after_the_epoch_that_is_worse_than_its_threshold(tmp_path, tiny):
@@ -254,6 +273,11 @@ def plan_and_state(tiny, **fields):
     return job.plan, TrainState.fresh(job.model, job.plan)
 
 
+def stored(copy):
+    """Return the files of a copy as they are kept, whatever becomes of its memory."""
+    return {name: bytes(content) for name, content in files_of(copy)}
+
+
 def after_steps(state, plan, count):
     for event in train(state, plan):
         if isinstance(event, StepReport) and event.step == count:
@@ -266,12 +290,12 @@ def test_equal_states_give_equal_bytes_and_a_loaded_one_the_same_again(tiny):
     _, other = plan_and_state(tiny)
     after_steps(one, plan, 14)
     after_steps(other, plan, 14)
-    files = dict(files_of(StateCopier().copy(one)))
+    files = stored(StateCopier().copy(one))
 
-    assert dict(files_of(StateCopier().copy(other))) == files
+    assert stored(StateCopier().copy(other)) == files
     _, loaded = plan_and_state(tiny)
     load_state(files, loaded, plan)
-    assert dict(files_of(StateCopier().copy(loaded))) == files
+    assert stored(StateCopier().copy(loaded)) == files
     assert loaded.history == one.history
 
 
@@ -294,11 +318,11 @@ def test_a_copy_does_not_change_while_training_goes_on(tiny):
     plan, state = plan_and_state(tiny)
     after_steps(state, plan, 3)
     copy = StateCopier().copy(state)
-    before = dict(files_of(copy))
+    before = stored(copy)
 
     after_steps(state, plan, 5)
 
-    assert dict(files_of(copy)) == before
+    assert stored(copy) == before
 
 
 def test_memory_that_is_too_small_halves_the_pieces_and_keeps_the_batch(tiny, monkeypatch):
@@ -338,7 +362,7 @@ def test_running_out_of_memory_at_a_step_gives_the_bits_of_smaller_pieces_from_t
     after_steps(expected, plan, 9)
 
     assert struck == [5]
-    assert dict(files_of(StateCopier().copy(state))) == dict(files_of(StateCopier().copy(expected)))
+    assert stored(StateCopier().copy(state)) == stored(StateCopier().copy(expected))
 
 
 def test_memory_too_small_for_one_example_is_an_error(tiny, monkeypatch):
@@ -430,10 +454,10 @@ def test_a_loss_that_is_no_number_leaves_the_last_good_step(tiny, monkeypatch):
 
     plan, state = plan_and_state(tiny)
     after_steps(state, plan, 4)
-    good = dict(files_of(StateCopier().copy(state)))
+    good = stored(StateCopier().copy(state))
     monkeypatch.setattr(steps, "strikes", lambda *_: True)
 
     with pytest.raises(TrainingDiverged, match="at step 5"):
         after_steps(state, plan, 5)
 
-    assert dict(files_of(StateCopier().copy(state))) == good
+    assert stored(StateCopier().copy(state)) == good

@@ -263,7 +263,7 @@ def data_of(objects: ObjectStore, home: Path, config: FineTuneConfig, told: Mapp
     )
 
 
-def _state_of(files: Iterator[tuple[str, bytes]]) -> str:
+def _state_of(files: Iterator[tuple[str, memoryview]]) -> str:
     return state_sha256(FileRef(name, hashlib.sha256(data).hexdigest(), len(data)) for name, data in files)
 
 

@@ -28,6 +28,8 @@ PART_BYTES: Final = 64 * 2**20
 """Size at which a file of tensors is closed: what a writer holds beside the copy of the state."""
 
 Tensors = dict[str, torch.Tensor]
+Shape = tuple[torch.Size, torch.dtype]
+Shapes = Mapping[str, Shape]
 
 DTYPES: Final = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32",
@@ -44,74 +46,102 @@ class StateCopy:
     step: int
     best_epoch: int | None
     document: dict[str, Any]
-    groups: dict[str, Tensors]
-    """``model``, ``optimizer`` and, after the first epoch, ``best``; on the CPU."""
+    files: list[tuple[str, memoryview]]
+    """Of ``model`` and ``optimizer``, as they are stored."""
+    best: Tensors | None
+    """Weights of the best epoch, on the CPU; none before the first."""
 
-    @property
-    def num_bytes(self) -> int:
-        """Size of all tensors."""
-        return sum(_size(tensor) for tensors in self.groups.values() for tensor in tensors.values())
+
+class _Image:
+    """The files of a group of tensors, and the tensors in them: a copy into these is all that it takes."""
+
+    def __init__(self, group: str, shapes: Shapes) -> None:
+        self.shapes = dict(shapes)
+        self.files: list[tuple[str, memoryview]] = []
+        self._tensors: Tensors = {}
+        for name, part in _named_parts(group, shapes):
+            header, places = _header({tensor: shapes[tensor] for tensor in part})
+            size = len(header) + max((end for _, end in places.values()), default=0)
+            # Not by torch: what it does with threads of its own gives them to this thread, too, and threads
+            # that are more than the cores do not wait for each other in the processor, but in the kernel.
+            memory = np.empty(size, np.uint8)
+            # Pages are made when they are written to, which is not to be in the way of the first copy.
+            memory.fill(0)
+            memory[: len(header)] = np.frombuffer(header, np.uint8)
+            for tensor, (begin, end) in places.items():
+                shape, dtype = shapes[tensor]
+                content = torch.from_numpy(memory[len(header) + begin : len(header) + end])
+                self._tensors[tensor] = content.view(dtype).view(shape)
+            self.files.append((name, memory.data))
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy tensors of the same names and shapes."""
+        for name, tensor in tensors.items():
+            self._tensors[name].copy_(tensor.detach())
 
 
 class StateCopier:
     """Copies states into the same memory each time: fresh pages cost more than the copy."""
 
     def __init__(self) -> None:
-        self._memory: dict[str, Tensors] = {"model": {}, "optimizer": {}}
+        self._images: dict[str, _Image] = {}
 
-    def prepare(self, shapes: Mapping[str, tuple[torch.Size, torch.dtype]], learning: Iterable[str]) -> None:
+    def prepare(self, shapes: Shapes, learning: Iterable[str]) -> None:
         """Make the memory, which takes longer than a copy; may be done by another thread than ``copy``.
 
         Args:
             shapes: shape and type of each weight.
             learning: names of those with moments.
         """
-        for name, (shape, dtype) in shapes.items():
-            self._memory["model"][name] = _touched(shape, dtype)
+        moments: dict[str, Shape] = {}
         for name in learning:
+            moments[f"step/{name}"] = (torch.Size(()), torch.float32)
             for kind in ("exp_avg", "exp_avg_sq"):
-                self._memory["optimizer"][f"{kind}/{name}"] = _touched(shapes[name][0], torch.float32)
+                moments[f"{kind}/{name}"] = (shapes[name][0], torch.float32)
+        self._images = {"model": _Image("model", shapes), "optimizer": _Image("optimizer", moments)}
 
     def copy(self, state: TrainState) -> StateCopy:
         """Return a copy; the one before is gone by that."""
-        groups = {
-            "model": self._copied("model", state.model.state_dict()),
-            "optimizer": self._copied("optimizer", _optimizer_tensors(state)),
-        }
-        if state.best is not None:
-            # Never changed once an epoch has set them.
-            groups["best"] = state.best.weights
+        files = [
+            *self._copied("model", state.model.state_dict()),
+            *self._copied("optimizer", _optimizer_tensors(state)),
+        ]
         return StateCopy(
             step=state.step,
             best_epoch=None if state.best is None else state.best.epoch,
             document=_document(state),
-            groups=groups,
+            files=files,
+            # Never changed once an epoch has set them.
+            best=None if state.best is None else state.best.weights,
         )
 
-    def _copied(self, group: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
-        memory = self._memory[group]
-        for name, tensor in tensors.items():
-            if name not in memory:
-                memory[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
-            memory[name].copy_(tensor.detach())
-        return {name: memory[name] for name in tensors}
+    def _copied(self, group: str, tensors: Tensors) -> list[tuple[str, memoryview]]:
+        shapes = shapes_of(tensors)
+        image = self._images.get(group)
+        if image is None or image.shapes != shapes:
+            image = self._images[group] = _Image(group, shapes)
+        image.take(tensors)
+        return image.files
 
 
-def _touched(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    # Not by torch: what it does with threads of its own gives them to this thread, too, and threads that are
-    # more than the cores do not wait for each other in the processor any more, but in the kernel.
-    memory = np.empty(shape.numel() * dtype.itemsize, np.uint8)
-    memory.fill(0)
-    return torch.from_numpy(memory).view(dtype).view(shape)
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
+    """Return shape and type of each tensor."""
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def files_of(copy: StateCopy) -> Iterator[tuple[str, bytes]]:
-    """Yield the files of a state, one at a time, so that no more than one is in memory."""
-    for group, tensors in sorted(copy.groups.items()):
-        for number, part in enumerate(_parts(tensors)):
-            yield f"{group}-{number:04}.safetensors", _safetensors(part)
+def files_of(copy: StateCopy, *, with_best: bool = True) -> Iterator[tuple[str, memoryview]]:
+    """Yield the files of a state, which are gone with the next copy."""
+    if copy.best is not None and with_best:
+        for name, part in _named_parts("best", shapes_of(copy.best)):
+            yield name, memoryview(_safetensors({tensor: copy.best[tensor] for tensor in part}))
+    yield from copy.files
     document = json.dumps(copy.document, indent=1, ensure_ascii=False)
-    yield STATE_FILE, document.encode()
+    yield STATE_FILE, memoryview(document.encode())
+
+
+def names_of_best(copy: StateCopy) -> list[str]:
+    """Return the names of the files with the weights of the best epoch."""
+    return [] if copy.best is None else [name for name, _ in _named_parts("best", shapes_of(copy.best))]
 
 
 def load_state(files: Mapping[str, bytes], state: TrainState, plan: TrainPlan) -> None:
@@ -202,44 +232,49 @@ def _require_same_shapes(group: str, found: Tensors, expected: Mapping[str, tupl
     )
 
 
-def _parts(tensors: Tensors) -> Iterator[Tensors]:
-    part: Tensors = {}
-    size = 0
-    for name in sorted(tensors):
-        if part and size + _size(tensors[name]) > PART_BYTES:
-            yield part
-            part, size = {}, 0
-        part[name] = tensors[name]
-        size += _size(tensors[name])
-    yield part
+def _named_parts(group: str, shapes: Shapes) -> Iterator[tuple[str, list[str]]]:
+    """Yield the files of a group with the names of their tensors."""
+    part: list[str] = []
+    size = number = 0
+    for name in sorted(shapes):
+        if part and size + _size(shapes[name]) > PART_BYTES:
+            yield f"{group}-{number:04}.safetensors", part
+            part, size, number = [], 0, number + 1
+        part.append(name)
+        size += _size(shapes[name])
+    yield f"{group}-{number:04}.safetensors", part
 
 
-def _safetensors(tensors: Tensors) -> bytes:
-    """Return contiguous CPU tensors in the safetensors format, copied once where the library copies thrice.
+def _header(shapes: Shapes) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """Return what a safetensors file begins with, and where after that each tensor begins and ends.
 
     Source:
         https://github.com/huggingface/safetensors#format; the bytes are those of ``safetensors.torch.save``.
     """
     ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
-    header: dict[str, object] = {}
+    described: dict[str, object] = {}
+    places: dict[str, tuple[int, int]] = {}
     end = 0
-    for name in sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name)):
-        tensor = tensors[name]
-        begin, end = end, end + _size(tensor)
-        header[name] = {
-            "dtype": DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    for name in sorted(shapes, key=lambda name: (ranks[shapes[name][1]], name)):
+        shape, dtype = shapes[name]
+        begin, end = end, end + _size(shapes[name])
+        places[name] = (begin, end)
+        described[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, places
+
+
+def _safetensors(tensors: Tensors) -> bytes:
+    """Return contiguous CPU tensors in the safetensors format; copied once, by the library thrice."""
+    header, places = _header(shapes_of(tensors))
     # numpy knows no bf16: every tensor is taken as the bytes that it is.
-    content = (tensors[name].reshape(-1).view(torch.uint8).numpy().data for name in header)
-    return b"".join([len(text).to_bytes(8, "little"), text, *content])
+    content = (tensors[name].reshape(-1).view(torch.uint8).numpy().data for name in places)
+    return b"".join([header, *content])
 
 
-def _size(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+def _size(shape: Shape) -> int:
+    return shape[0].numel() * shape[1].itemsize
 
 
 def _parameters(state: TrainState) -> dict[str, torch.nn.Parameter]:

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
+from durabert.bert.checkpoint import StateCopier, StateCopy, files_of, names_of_best, shapes_of
 from durabert.bert.curve import Point, to_parquet
 from durabert.bert.steps import TrainState
 from durabert.errors import StoreUnavailable
@@ -34,11 +34,15 @@ PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
 
 
+File = tuple[str, memoryview | None]
+"""Name and content."""
+
+
 class Sink(Protocol):
     """Where checkpoints go."""
 
-    def commit(self, *, step: int, best_epoch: int | None, files: Iterable[tuple[str, bytes]]) -> object:
-        """Write a checkpoint, whole or not at all.
+    def commit(self, *, step: int, best_epoch: int | None, files: Iterable[File]) -> object:
+        """Write a checkpoint, whole or not at all; a file without content is that of the one before.
 
         Raises:
             StoreUnavailable: the store does not answer.
@@ -76,6 +80,8 @@ class CheckpointWriter:
         self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
         self._points: list[Point] = []
+        self._written_best: int | None = None
+        """Best epoch of the checkpoint that was committed last."""
         self._cost: float | None = None
         self._last = clock()
         self._pause = 0.0
@@ -174,7 +180,7 @@ class CheckpointWriter:
 
     def _prepare(self, start: TrainState) -> Future[None]:
         # Looked at here: training changes the state while the thread makes the memory.
-        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in start.model.state_dict().items()}
+        shapes = shapes_of(start.model.state_dict())
         learning = [name for name, one in start.model.named_parameters() if one.requires_grad]
         return self._thread.submit(self._copier.prepare, shapes, learning)
 
@@ -184,7 +190,9 @@ class CheckpointWriter:
 
     def _write(self, copy: StateCopy, points: list[Point]) -> float:
         began = time.thread_time()
-        self._to.sink.commit(step=copy.step, best_epoch=copy.best_epoch, files=_files(copy, points))
+        files = _files(copy, points, known_best=self._written_best)
+        self._to.sink.commit(step=copy.step, best_epoch=copy.best_epoch, files=files)
+        self._written_best = copy.best_epoch
         self._committed = _place(copy.step, copy.document["history"])
         self._to.on_commit(copy.step)
         # Threads of the model wait for the one whose core this took.
@@ -216,9 +224,11 @@ def _step_back() -> None:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
-def _files(copy: StateCopy, points: list[Point]) -> Iterator[tuple[str, bytes]]:
-    yield CURVE_FILE, to_parquet(points)
-    yield from files_of(copy)
+def _files(copy: StateCopy, points: list[Point], *, known_best: int | None) -> Iterator[File]:
+    yield CURVE_FILE, memoryview(to_parquet(points))
+    if known := copy.best_epoch == known_best:
+        yield from ((name, None) for name in names_of_best(copy))
+    yield from files_of(copy, with_best=not known)
 
 
 def _place(step: int, history: Sized) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class Moment:
     step: int
     loss: float | None
     """Of the step; none after a validation."""
-    state: Callable[[], Iterator[tuple[str, bytes]]]
+    state: Callable[[], Iterator[tuple[str, memoryview]]]
     """Gives the files of the state; to be called before the next moment."""
 
 

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -25,6 +26,8 @@ from durabert.errors import DurabertError, EngineUnavailable
 from durabert.version import __version__
 
 POLL_SECONDS: Final = 0.25
+STEADY_POLL_SECONDS: Final = 1.0
+"""While the worker that is wanted is there, and what it trains needs the processor more than this does."""
 LINGER_SECONDS: Final = 0.5
 """Between the last lease and leaving, so that the commands of a script share one engine."""
 MAX_SERVER_RESTARTS: Final = 3
@@ -46,7 +49,7 @@ class Host:
         self._server_since = 0.0
         self._num_restarts = 0
         self._written: EngineInfo | None = None
-        self._stop_requested = False
+        self._stop_requested = threading.Event()
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Start the server, say so, and serve until no command holds a lease or a signal says stop.
@@ -73,7 +76,7 @@ class Host:
             self._serve()
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop_requested = True
+        self._stop_requested.set()
 
     def _start_server(self, settings: Settings) -> Server:
         server = Server.start(settings)
@@ -103,16 +106,18 @@ class Host:
 
     def _serve(self) -> None:
         needed_at = time.monotonic()
-        while not self._stop_requested:
+        while not self._stop_requested.is_set():
             if is_held(self._home.server_lease, shared=True):
                 needed_at = time.monotonic()
             elif time.monotonic() - needed_at > LINGER_SECONDS and self._withdrawn():
                 return
             if self._server.process.poll() is not None:
                 self._restart_server()
-            self._worker.tend(wanted=is_held(self._home.worker_lease, shared=True))
+            wanted = is_held(self._home.worker_lease, shared=True)
+            self._worker.tend(wanted=wanted)
             self._publish_if_possible()
-            time.sleep(POLL_SECONDS)
+            steady = wanted and self._worker.pid is not None
+            self._stop_requested.wait(STEADY_POLL_SECONDS if steady else POLL_SECONDS)
 
     def _withdrawn(self) -> bool:
         # Commands lock their lease before they read engine.json: either one is in the way here, or it will

@@ -100,8 +100,15 @@ class Attempt:
         held = {ref.sha256 for ref in found.files} if found else set()
         return cls(checkpoints, number, identity, policy, found, files, passed, log, tip, kept, held)
 
-    def commit(self, *, step: int, best_epoch: int | None, files: Iterable[tuple[str, bytes]]) -> Checkpoint:
+    def commit(
+        self, *, step: int, best_epoch: int | None, files: Iterable[tuple[str, bytes | memoryview | None]]
+    ) -> Checkpoint:
         """Write a checkpoint: its files first, then the entry that makes it one; then drop old ones.
+
+        Args:
+            step: steps done.
+            best_epoch: best epoch so far.
+            files: names and contents; without a content it is that of the checkpoint before.
 
         Raises:
             AttemptSuperseded: a later attempt has taken over; nothing was committed.
@@ -109,8 +116,12 @@ class Attempt:
         """
         # Before anything is said of what is kept: an entry whose answer was lost may be there.
         self._settle()
-        refs = [self.checkpoints.write(name, data, held=self._held) for name, data in files]
         base = self._kept[-1] if self._kept else None
+        before = {ref.name: ref for ref in base.files} if base else {}
+        refs = [
+            before[name] if data is None else self.checkpoints.write(name, data, held=self._held)
+            for name, data in files
+        ]
         draft = Checkpoint(
             number=self._tip.number + 1,
             ordinal=base.ordinal + 1 if base else 1,

@@ -174,7 +174,7 @@ class RunCheckpoints:
             )
         return at_step[-1], self.read(at_step[-1])
 
-    def write(self, name: str, data: bytes, *, held: set[str]) -> FileRef:
+    def write(self, name: str, data: bytes | memoryview, *, held: set[str]) -> FileRef:
         """Write a file unless it is there already, and return what an entry says of it."""
         digest = hashlib.sha256(data).hexdigest()
         if digest not in held:

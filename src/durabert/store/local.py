@@ -35,7 +35,7 @@ def make_root(root: Path, *, with_parents: bool) -> None:
         raise FileNotFoundError(errno.ENOENT, f"the directory {root.parent} is missing") from None
 
 
-def put_file(root: Path, path: str, data: bytes, *, create: bool) -> None:
+def put_file(root: Path, path: str, data: bytes | memoryview, *, create: bool) -> None:
     """Write an object so that after a power cut it is there as a whole, or not at all.
 
     obstore's own writing does not wait for the disk before it gives the file its name.
@@ -72,7 +72,7 @@ def unfinished_files(root: Path) -> Iterator[tuple[Path, int, datetime]]:
                 yield path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)
 
 
-def _write_directly(descriptor: int, data: bytes) -> int:
+def _write_directly(descriptor: int, data: bytes | memoryview) -> int:
     """Write the whole blocks of ``data`` past the kernel's cache; return how many bytes that were.
 
     Nobody reads a checkpoint soon, and fresh pages for its content may cost ten times as much as writing it.

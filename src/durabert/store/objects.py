@@ -150,9 +150,10 @@ class ObjectStore:
         # Some servers answer with all of an object, whatever part is asked for.
         return self.read(path)[offset : offset + size]
 
-    def write(self, path: str, data: bytes) -> None:
-        """Write an object, in place of one that may be there."""
-        self._put(path, data, mode="overwrite")
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        """Write an object, in place of one that may be there; ``data`` may change after that."""
+        # obstore's store in memory would keep what it is given.
+        self._put(path, data if self.root is not None else bytes(data), mode="overwrite")
 
     def create(self, path: str, data: bytes) -> None:
         """Write an object where there is none: of two who try, one succeeds.
@@ -255,7 +256,7 @@ class ObjectStore:
         except ObjectMissing:
             return None
 
-    def _put(self, path: str, data: bytes, *, mode: Any) -> None:
+    def _put(self, path: str, data: bytes | memoryview, *, mode: Any) -> None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 

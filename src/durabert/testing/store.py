@@ -62,6 +62,17 @@ class StoreContract:
         assert info is not None
         assert (info.path, info.size) == (f"{directory}/object", size)
 
+    @pytest.mark.parametrize("size", [16, 2 * MEBIBYTE])
+    def test_memory_that_was_written_may_be_used_again(
+        self, objects: ObjectStore, directory: str, size: int
+    ) -> None:
+        memory = bytearray(b"1" * size)
+
+        objects.write(f"{directory}/object", memoryview(memory))
+        memory[:] = b"2" * size
+
+        assert objects.read(f"{directory}/object") == b"1" * size
+
     def test_write_takes_the_place_of_what_was_there(self, objects: ObjectStore, directory: str) -> None:
         objects.write(f"{directory}/object", b"longer than the new one")
         objects.write(f"{directory}/object", b"new")
