@@ -30,7 +30,7 @@ from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
 from durabert.bert.loop import fine_tune
 from durabert.client import Client
-from durabert.engine import EngineInfo
+from durabert.engine.home import EngineInfo, Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 3
@@ -56,10 +56,14 @@ async def _overhead() -> dict[str, object]:
             epochs = round(TRAINING_SECONDS / seconds_of_epoch)
             every = round(STEPS_OF_AN_EPOCH * CHECKPOINT_SECONDS / seconds_of_epoch)
             for number in range(PAIRS):
-                sides = [await _Bare.begin(epochs), _Durable(client, f"pair-{number}", epochs, every)]
-                # In turn, as the first one has the machine alone when the other has ended.
-                await _alternate(sides if number % 2 else sides[::-1])
-                assert await sides[0].process.wait() == 0
+                durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
+                sides = [await _Bare.begin(epochs), durable_side]
+                try:
+                    # In turn, as the first one has the machine alone when the other has ended.
+                    await _alternate(sides if number % 2 else sides[::-1])
+                    assert await sides[0].process.wait() == 0
+                finally:
+                    sides[0].end()
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
@@ -144,6 +148,11 @@ class _Bare(_Side):
     def processes(self) -> list[int]:
         return [self.process.pid]
 
+    def end(self) -> None:
+        """Leave no process behind, whatever happened."""
+        if self.process.returncode is None:
+            self.process.kill()
+
     async def run(self) -> None:
         self.process.stdin.write(b"go\n")
         assert await self.process.stdout.readline() == b"done\n"
@@ -152,9 +161,10 @@ class _Bare(_Side):
 class _Durable(_Side):
     """The same as a run: server, worker, training process, and a client that follows it."""
 
-    def __init__(self, client: Client, name: str, epochs: int, every: int) -> None:
+    def __init__(self, client: Client, home: Path, name: str, epochs: int, every: int) -> None:
         super().__init__()
         self._client = client
+        self._home = home
         self._spec = ExperimentSpec(
             name=name,
             data=DATA,
@@ -178,8 +188,10 @@ class _Durable(_Side):
 
     @property
     def _engine(self) -> EngineInfo:
-        assert self._client.engine is not None
-        return self._client.engine.info
+        # Not the client's own, which attached before there was a worker.
+        info = Home(self._home).read_info()
+        assert info is not None
+        return info
 
     def _engine_seconds(self) -> float:
         pids = (self._engine.host_pid, self._engine.server_pid, self._engine.worker_pid)
