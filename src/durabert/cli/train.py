@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
+from durabert.cli.follow import exit_code, follow_experiment
 from durabert.cli.render import print_outcome, say
+from durabert.cli.waiting import how_to_go_on
 from durabert.client import Client
 from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
