@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from durabert.client import Client
-from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
 from durabert.client.naming import resolved
+from durabert.client.starting import DEFAULT_PATTERN
 from durabert.connection import explicit_profile
 from durabert.errors import DurabertError, RunCancelled, TextsInvalid
 from durabert.specs import (
