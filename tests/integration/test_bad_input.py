@@ -404,9 +404,11 @@ def test_a_name_in_use_is_told_with_the_difference(shell, usable, bad, tiny, mon
     command = ("train", bad / "reviews.csv", "--name", usable, "--model", tiny, *FAST)
 
     told = terminal.type(*command, "--seed", 7)
+    other = terminal.type(*command, "--pattern", "bert_finetune")
     joined = terminal.type(*command)
 
     require_mistake(told, ("'usable' is in use", "seed is 42, not 7", "choose another name"))
+    require_mistake(other, ("'usable' is in use", "pattern is 'bert_checkpointing', not 'bert_finetune'"))
     assert joined.code == 0
     assert "nothing is trained twice" in joined.err
     require_mistake(terminal.type("cancel", usable), ("'usable' has already ended: completed",))

@@ -116,7 +116,7 @@ class Client:
             engine.close()
 
     async def start(self, spec: ExperimentSpec, *, pattern: str = DEFAULT_PATTERN) -> Started:
-        """Start an experiment, or join it if the same spec was started under this name before.
+        """Start an experiment, or join it if the same spec and pattern were started under this name before.
 
         Args:
             spec: what to train.
@@ -124,7 +124,7 @@ class Client:
                 checkpoints, or ``bert_eval``, which evaluates each run as well.
 
         Raises:
-            NameInUse: the name belongs to another spec that runs or has completed.
+            NameInUse: the name belongs to another spec or pattern that runs or has completed.
             SpecInvalid: there is no such pattern, or it cannot do what the spec asks for.
         """
         workflow = workflow_for(spec, pattern)

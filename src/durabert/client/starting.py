@@ -12,7 +12,15 @@ from durabert.client.finding import find_experiment
 from durabert.client.identity import who
 from durabert.client.status import is_experiment, spec_of
 from durabert.client.views import Resumed, Started
-from durabert.client.wording import OTHER_NAME, advice, details, difference, makes_checkpoints, summary
+from durabert.client.wording import (
+    OTHER_NAME,
+    advice,
+    details,
+    difference,
+    makes_checkpoints,
+    pattern_of,
+    summary,
+)
 from durabert.contract import EVAL_WORKFLOW, PATTERNS, SPEC_DIGEST_MEMO, STARTED_BY_MEMO
 from durabert.errors import NameInUse, SpecInvalid
 from durabert.workflows.visibility import search_attributes
@@ -49,7 +57,7 @@ def workflow_for(spec: ExperimentSpec, pattern: str) -> str:
 async def start_experiment(
     temporal: TemporalClient, spec: ExperimentSpec, workflow: str, *, queue: str, searchable: bool
 ) -> Started:
-    """Start an experiment, or join it if the same spec was started under this name before.
+    """Start an experiment, or join it if the same spec and pattern were started under this name before.
 
     Args:
         temporal: the server.
@@ -59,13 +67,13 @@ async def start_experiment(
         searchable: the namespace has durabert's search attributes.
 
     Raises:
-        NameInUse: the name belongs to another spec that runs or has completed.
+        NameInUse: the name belongs to another spec or pattern that runs or has completed.
     """
     reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
     try:
         await _start(temporal, spec, workflow, reuse, queue=queue, searchable=searchable)
     except WorkflowAlreadyStartedError:
-        await _require_same(temporal, spec)
+        await _require_same(temporal, spec, workflow)
         return Started(spec.name, joined=True)
     return Started(spec.name, joined=False)
 
@@ -113,14 +121,14 @@ async def _start(
     )
 
 
-async def _require_same(temporal: TemporalClient, spec: ExperimentSpec) -> None:
+async def _require_same(temporal: TemporalClient, spec: ExperimentSpec, workflow: str) -> None:
     handle = temporal.get_workflow_handle(spec.name)
     description = await handle.describe()
     if not is_experiment(description):
         raise NameInUse(spec.name, difference=f"a workflow of type {description.workflow_type}")
-    if await description.memo_value(SPEC_DIGEST_MEMO, None) == spec.digest():
-        return
-    other = spec_of(await handle.fetch_history())
+    other = spec
+    if await description.memo_value(SPEC_DIGEST_MEMO, None) != spec.digest():
+        other = spec_of(await handle.fetch_history())
     if other.digest() != spec.digest():
         completed = description.status is WorkflowExecutionStatus.COMPLETED
         extensible = completed and makes_checkpoints(description.workflow_type)
@@ -129,3 +137,6 @@ async def _require_same(temporal: TemporalClient, spec: ExperimentSpec) -> None:
             difference=difference(other, spec),
             advice=advice(other, spec) if extensible else OTHER_NAME,
         )
+    if description.workflow_type != workflow:
+        theirs, ours = pattern_of(description.workflow_type), pattern_of(workflow)
+        raise NameInUse(spec.name, difference=f"its pattern is {theirs!r}, not {ours!r}")
