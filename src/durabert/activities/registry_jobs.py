@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from durabert.activities.comparison import compare
 from durabert.activities.gates import champion_gate, evaluated_gate, metric_gates
+from durabert.activities.jobs import ChildJob
 from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, ModelInvalid, ModelNotRegistered, RunNotFound, RunNotUsable
-from durabert.specs import FineTuneResult, Wire
+from durabert.specs import FineTuneResult
 from durabert.specs.registry import (
     GateResult,
     ModelRef,
@@ -20,7 +21,7 @@ from durabert.specs.registry import (
     require_metrics,
 )
 from durabert.specs.retraining import Champion
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.registry import Registry
 from durabert.store.results import ResultStore, StoredResult
 
@@ -28,34 +29,21 @@ if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class RegistryJob(Wire):
-    """What the child always needs."""
-
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
-
-    def objects(self) -> ObjectStore:
-        """Open the store."""
-        return open_store(self.store, home=self.home)
-
-
-class CheckJob(RegistryJob):
+class CheckJob(ChildJob):
     """Everything the child needs to look at the gates of a promotion."""
 
     request: PromotionRequest
     """What the workflow asked for."""
 
 
-class RegisterJob(RegistryJob):
+class RegisterJob(ChildJob):
     """Everything the child needs to write a version down."""
 
     request: RegistryRequest
     """What the workflow asked for."""
 
 
-class ChampionJob(RegistryJob):
+class ChampionJob(ChildJob):
     """Everything the child needs to look an alias up."""
 
     request: ModelRef
