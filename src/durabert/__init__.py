@@ -9,16 +9,24 @@ from durabert.errors import DurabertError, InfrastructureError, RunFailed, UserE
 from durabert.version import __version__
 
 if TYPE_CHECKING:
-    from durabert.api import fine_tune, predict
+    from durabert.api import evaluate, fine_tune, predict
     from durabert.client import Client
     from durabert.plugin import DurabertPlugin
-    from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, FineTuneResult, Prediction
+    from durabert.specs import (
+        DataSpec,
+        EvaluationResult,
+        ExperimentSpec,
+        FineTuneConfig,
+        FineTuneResult,
+        Prediction,
+    )
 
 __all__ = [
     "Client",
     "DataSpec",
     "DurabertError",
     "DurabertPlugin",
+    "EvaluationResult",
     "ExperimentSpec",
     "FineTuneConfig",
     "FineTuneResult",
@@ -27,6 +35,7 @@ __all__ = [
     "RunFailed",
     "UserError",
     "__version__",
+    "evaluate",
     "fine_tune",
     "predict",
 ]
@@ -36,10 +45,12 @@ _LAZY = {
     "Client": "durabert.client",
     "DataSpec": "durabert.specs",
     "DurabertPlugin": "durabert.plugin",
+    "EvaluationResult": "durabert.specs",
     "ExperimentSpec": "durabert.specs",
     "FineTuneConfig": "durabert.specs",
     "FineTuneResult": "durabert.specs",
     "Prediction": "durabert.specs",
+    "evaluate": "durabert.api",
     "fine_tune": "durabert.api",
     "predict": "durabert.api",
 }

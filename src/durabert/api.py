@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from durabert.client import Client
-from durabert.client.experiments import DEFAULT_PATTERN
-from durabert.client.locating import located
+from durabert.client.locating import located, located_evaluation
 from durabert.client.naming import resolved
+from durabert.client.starting import DEFAULT_PATTERN
 from durabert.connection import explicit_profile
 from durabert.errors import DurabertError, RunCancelled, TextsInvalid
 from durabert.specs import (
     CheckpointRef,
     DataSpec,
+    EvaluationRequest,
+    EvaluationResult,
     ExperimentSpec,
     FineTuneConfig,
     FineTuneResult,
@@ -56,10 +58,9 @@ def fine_tune(
         RunFailed: training failed for good, or was cancelled.
     """
     checked_name(name)
-    given = data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
     parent = None if start_from is None else CheckpointRef.parse_text(start_from)
     runs = (FineTuneConfig.parse(config),)
-    spec = ExperimentSpec(name=name, data=given, runs=runs, start_from=parent, reuse=reuse)
+    spec = ExperimentSpec(name=name, data=_data_spec(data), runs=runs, start_from=parent, reuse=reuse)
     spec = located(spec, here=explicit_profile(profile) is None)
     return _blocking(_fine_tune(spec, pattern, profile))
 
@@ -83,6 +84,32 @@ def predict(
     return _blocking(_predict(request, profile))
 
 
+def evaluate(
+    run: str, data: str | Path | DataSpec, *, profile: str | None = None, **options: Any
+) -> EvaluationResult:
+    """Evaluate a finished run on labelled rows and return metrics, intervals and slices.
+
+    The same evaluation is made once; asked for again, it is found in the store.
+
+    Args:
+        run: name of the run, or ``NAME@ALIAS`` or ``NAME@3`` of the registry.
+        data: file, directory, hub id or ``snapshot:ID/SPLIT``, or a ``DataSpec`` that says more.
+        profile: Temporal connection profile; default: the embedded engine.
+        **options: fields of ``EvaluationOptions``, such as ``split``, ``slice_by`` or ``metrics``.
+
+    Raises:
+        UserError: no such run, no model, or data that do not fit it.
+    """
+    fields = {"run": resolved(run), "data": _data_spec(data)}
+    request = EvaluationRequest.parse({**options, **fields})
+    request = located_evaluation(request, here=explicit_profile(profile) is None)
+    return _blocking(_evaluate(request, profile))
+
+
+def _data_spec(data: str | Path | DataSpec) -> DataSpec:
+    return data if isinstance(data, DataSpec) else DataSpec.parse({"source": str(data)})
+
+
 async def _fine_tune(spec: ExperimentSpec, pattern: str, profile: str | None) -> FineTuneResult:
     async with Client.connect(profile=profile) as client:
         await client.start(spec, pattern=pattern)
@@ -97,6 +124,11 @@ async def _fine_tune(spec: ExperimentSpec, pattern: str, profile: str | None) ->
 async def _predict(request: InferenceRequest, profile: str | None) -> list[Prediction]:
     async with Client.connect(profile=profile) as client:
         return (await client.predict(request)).predictions
+
+
+async def _evaluate(request: EvaluationRequest, profile: str | None) -> EvaluationResult:
+    async with Client.connect(profile=profile) as client:
+        return await client.evaluate(request)
 
 
 def _blocking(work: Coroutine[Any, Any, Value]) -> Value:

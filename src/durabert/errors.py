@@ -4,7 +4,7 @@ DurabertError
 ├── UserError                    the user's mistake: never retried, exit code 2
 │   ├── SpecInvalid              a field of a request is out of range, unknown or of the wrong type
 │   ├── NameInvalid              a name that is no safe path segment
-│   ├── NameInUse                the name belongs to another spec
+│   ├── NameInUse                the name belongs to another spec or pattern
 │   ├── DataNotFound             no such file, directory or hub data set
 │   ├── DataInvalid              unreadable: empty, wrong encoding, broken rows, no train split
 │   ├── ColumnMissing            the data has no such column
@@ -101,7 +101,7 @@ class NameInvalid(UserError):
 
 
 class NameInUse(UserError):
-    """The name belongs to an experiment with another spec, or to another schedule."""
+    """The name belongs to an experiment with another spec or pattern, or to another schedule."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ PRELOAD: Final = (
     "scipy.special",
     "transformers.models.auto.modeling_auto",
     "transformers.models.bert.modeling_bert",
-    "durabert.activities.jobs",
+    "durabert.activities.inference_jobs",
     "durabert.activities.batch_jobs",
     "durabert.activities.training_jobs",
     "durabert.activities.dataset_jobs",

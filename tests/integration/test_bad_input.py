@@ -270,6 +270,10 @@ def test_a_mistake_is_told_before_anything_is_started(wrong, bad, tiny, tmp_path
         (lambda: durabert.predict("a", "text"), "texts is 'text', but should be a list"),
         (lambda: durabert.predict("a", [3]), "texts.0 is 3, but should be a valid string"),
         (lambda: durabert.predict("a", ["\ud800"]), "should be valid Unicode"),
+        (lambda: durabert.evaluate("../up", "r.csv"), "'../up' is not allowed"),
+        (lambda: durabert.evaluate("a", "missing.csv"), "no file or directory 'missing.csv'"),
+        (lambda: durabert.evaluate("a", "r.csv", slices="x"), "unknown field 'slices'"),
+        (lambda: durabert.evaluate("a", "r.csv", resamples=1), "resamples is 1, but should be"),
     ],
 )
 def test_a_mistake_in_a_script_is_an_error_of_the_user(typed, says, tmp_path, monkeypatch):
@@ -404,9 +408,11 @@ def test_a_name_in_use_is_told_with_the_difference(shell, usable, bad, tiny, mon
     command = ("train", bad / "reviews.csv", "--name", usable, "--model", tiny, *FAST)
 
     told = terminal.type(*command, "--seed", 7)
+    other = terminal.type(*command, "--pattern", "bert_finetune")
     joined = terminal.type(*command)
 
     require_mistake(told, ("'usable' is in use", "seed is 42, not 7", "choose another name"))
+    require_mistake(other, ("'usable' is in use", "pattern is 'bert_checkpointing', not 'bert_finetune'"))
     assert joined.code == 0
     assert "nothing is trained twice" in joined.err
     require_mistake(terminal.type("cancel", usable), ("'usable' has already ended: completed",))

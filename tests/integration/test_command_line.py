@@ -298,6 +298,8 @@ import durabert
 result = durabert.fine_tune("reviews.csv", name="scripted", model={str(tiny)!r}, epochs=1, max_length=32)
 print(result.metrics["accuracy"])
 print([p.label for p in durabert.predict("scripted", ["the film was great"])])
+first, again = (durabert.evaluate("scripted", "reviews.csv", resamples=100) for _ in range(2))
+print(first.rows, first.reused, again.reused, first.metrics == again.metrics)
 try:
     durabert.fine_tune("reviews.csv", name="scripted", model={str(tiny)!r}, epochs=2, max_length=32)
 except durabert.UserError as error:
@@ -311,9 +313,10 @@ except durabert.UserError as error:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    accuracy, labels, error = done.stdout.splitlines()
+    accuracy, labels, evaluated, error = done.stdout.splitlines()
     assert 0 <= float(accuracy) <= 1
     assert labels in ("['positive']", "['negative']")
+    assert evaluated == "240 False True True"
     assert error == (
         "the name 'scripted' is in use by another experiment (its epochs is 1, not 2); "
         "choose another name, and to train on from it give --from scripted"

@@ -19,8 +19,8 @@ from durabert.plugin import DurabertPlugin
 from durabert.workflows import WORKFLOWS
 
 PUBLIC = """
-    Client DataSpec DurabertError DurabertPlugin ExperimentSpec FineTuneConfig FineTuneResult
-    InfrastructureError Prediction RunFailed UserError __version__ fine_tune predict
+    Client DataSpec DurabertError DurabertPlugin EvaluationResult ExperimentSpec FineTuneConfig
+    FineTuneResult InfrastructureError Prediction RunFailed UserError __version__ evaluate fine_tune predict
 """
 
 COMMANDS = {

@@ -46,7 +46,7 @@ def test_a_client_needs_no_training_library(module, absent):
         "durabert.bert.loop",
         "durabert.bert.predict",
         "durabert.store",
-        "durabert.activities.jobs",
+        "durabert.activities.inference_jobs",
         "durabert.activities.batch_jobs",
         "durabert.activities.evaluation_jobs",
     ],

@@ -332,6 +332,21 @@ async def test_a_pattern_that_is_not_there_is_refused(bench, unique):
         await bench.client.start(experiment(unique, "minilm"), pattern="bert")
 
 
+@pytest.mark.parametrize("ends", [True, False])
+async def test_the_same_spec_under_another_pattern_is_refused(bench, unique, ends):
+    spec = experiment(unique, "minilm" if ends else "endless")
+    await bench.client.start(spec, pattern="bert_finetune")
+    if ends:
+        await bench.client.wait(unique)
+
+    with pytest.raises(NameInUse, match="its pattern is 'bert_finetune', not 'bert_checkpointing'"):
+        await bench.client.start(spec)
+
+    assert (await bench.client.start(spec, pattern="bert_finetune")).joined
+    if not ends:
+        await bench.client.cancel(unique)
+
+
 async def test_more_epochs_under_the_name_of_a_completed_run_are_told_how(bench, unique):
     await bench.client.start(experiment(unique, "minilm"))
     await bench.client.wait(unique)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from durabert.activities.batch_planning import BatchInput, require_same, same_batch
-from durabert.activities.jobs import InferenceJob, fetch_run, reporter, stoppable
+from durabert.activities.inference_jobs import InferenceJob
+from durabert.activities.jobs import ChildJob, finished_run, progress_to, reporter, stoppable
 from durabert.bert.card import ModelFacts
 from durabert.bert.device import process_peak_memory_mib
 from durabert.bert.inspection import counted
@@ -20,7 +21,7 @@ from durabert.bert.progress import Reporter
 from durabert.bert.rows import REPLACEMENT
 from durabert.bert.shards import facts_of, score_shard
 from durabert.bert.tokens import truncation_notice
-from durabert.errors import RunNotFound, RunNotUsable
+from durabert.errors import RunNotUsable
 from durabert.specs import (
     BatchCommit,
     BatchInferenceRequest,
@@ -35,7 +36,6 @@ from durabert.specs import (
     Wire,
 )
 from durabert.store.batches import BatchOutput
-from durabert.store.objects import open_store
 from durabert.store.runs import RunStore
 
 if TYPE_CHECKING:
@@ -44,15 +44,11 @@ if TYPE_CHECKING:
 RESULT_FORMAT: Final = 1
 
 
-class PlanJob(Wire):
+class PlanJob(ChildJob):
     """Everything the child needs to plan a batch."""
 
     request: BatchInferenceRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
 
 
 class CommitJob(Wire):
@@ -68,12 +64,10 @@ class CommitJob(Wire):
 def plan(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Find out what is to be predicted on, and claim the output for it; or that all is done."""
     job = PlanJob.model_validate(payload)
-    request, progress = job.request, Reporter(reporter(channel), channel.stop_requested)
+    request, progress = job.request, progress_to(channel)
     progress.phase("loading model")
-    objects = open_store(job.store, home=job.home)
-    run = fetch_run(objects, request.run, job.home)
-    if run is None:
-        raise RunNotFound(request.run)
+    objects = job.objects()
+    run = finished_run(objects, request.run, job.home)
     facts = ModelFacts.read(RunStore(job.home).model_directory(request.run))
     given = BatchInput(request, facts, objects, job.home)
     given.require_readable()
@@ -141,9 +135,8 @@ def _score(
     request = job.request
     assert request.shard is not None
     shard: RowRange = request.shard
-    objects = open_store(job.store, home=job.home)
-    run = fetch_run(objects, request.run, job.home)
-    _require_model(run, planned)
+    objects = job.objects()
+    _require_model(finished_run(objects, request.run, job.home), planned)
     directory = RunStore(job.home).model_directory(request.run)
     predictor = load(directory, precision=request.precision, device=request.device)
     source = BatchInput.rows_of(planned, objects, job.home)
@@ -160,7 +153,7 @@ def _score(
 def commit(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Name every shard in ``result.json``, once all of them are there."""
     job = CommitJob.model_validate(payload)
-    progress = Reporter(reporter(channel), channel.stop_requested)
+    progress = progress_to(channel)
     output = BatchOutput.open(job.request.output, home=job.home)
     planned = output.planned(job.request.plan_sha256)
     progress.phase("saving", steps=planned.rows)
@@ -174,9 +167,7 @@ def commit(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     return result.model_dump(mode="json")
 
 
-def _require_model(run: FineTuneResult | None, planned: ShardPlan) -> None:
-    if run is None:
-        raise RunNotFound(planned.run)
+def _require_model(run: FineTuneResult, planned: ShardPlan) -> None:
     if run.model_sha256 != planned.model_sha256:
         raise RunNotUsable(
             f"run {planned.run!r} has the model {run.model_sha256} on this worker, but the batch was planned "

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from durabert.activities.jobs import ChildJob, progress_to, stoppable
 from durabert.bert.progress import Reporter
 from durabert.bert.records import RecordSource
 from durabert.bert.snapshots import Snapshot, build_snapshot, open_snapshot, read_snapshot
 from durabert.errors import DataInvalid
-from durabert.specs import DataSpec, SnapshotRequest, SnapshotResult, Wire
+from durabert.specs import DataSpec, SnapshotRequest, SnapshotResult
 from durabert.specs.data import SNAPSHOT_PREFIX
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.runs import RunStore
 from durabert.store.snapshots import SnapshotStore
 
@@ -20,27 +21,18 @@ if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class SnapshotJob(Wire):
+class SnapshotJob(ChildJob):
     """Everything the child needs to take a snapshot."""
 
     request: SnapshotRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
 
 
+@stoppable()
 def create_snapshot(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Take a snapshot, or find the one that the request names."""
-    # Here: the command line takes snapshots, too, and needs no torch for it.
-    from durabert.activities.jobs import reporter, stoppable
-
     job = SnapshotJob.model_validate(payload)
-    progress = Reporter(reporter(channel), channel.stop_requested)
-    with stoppable():
-        objects = open_store(job.store, home=job.home)
-        result = take_snapshot(job.request.data, objects, job.home, progress)
+    result = take_snapshot(job.request.data, job.objects(), job.home, progress_to(channel))
     return result.model_dump(mode="json")
 
 

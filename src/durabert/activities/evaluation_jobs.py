@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from durabert.activities.dataset_jobs import take_snapshot
-from durabert.activities.jobs import fetch_run, reporter, stoppable
+from durabert.activities.jobs import ChildJob, finished_run, progress_to, stoppable
 from durabert.bert.evaluation import MAX_SLICES, Evaluation, evaluate_rows
 from durabert.bert.evaluation_data import (
     EvaluationRows,
@@ -26,14 +25,12 @@ from durabert.bert.snapshots import open_snapshot
 from durabert.bert.sources import Sources
 from durabert.bert.tokens import truncation_notice
 from durabert.bert.weighted_metrics import chosen_metrics
-from durabert.errors import RunNotFound
 from durabert.faults import reach
 from durabert.specs import (
     EvaluationOptions,
     EvaluationRequest,
     EvaluationResult,
     FineTuneResult,
-    Wire,
 )
 from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.evaluations import (
@@ -43,7 +40,7 @@ from durabert.store.evaluations import (
     EvaluationStore,
     identity_digest,
 )
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.runs import RunStore
 from durabert.store.snapshots import SnapshotStore
 
@@ -56,15 +53,11 @@ SHOWN_NOTICES: Final = 10
 """In a result; a history is no place for more."""
 
 
-class EvaluationJob(Wire):
+class EvaluationJob(ChildJob):
     """Everything the child needs to evaluate."""
 
     request: EvaluationRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
     attempt: int
     """Number of the attempt from 1."""
 
@@ -74,12 +67,9 @@ def evaluate(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Evaluate a finished run, unless the store has this evaluation already."""
     job = EvaluationJob.model_validate(payload)
     began = time.perf_counter()
-    objects = open_store(job.store, home=job.home)
-    progress = Reporter(reporter(channel), channel.stop_requested)
+    objects, progress = job.objects(), progress_to(channel)
     progress.phase("loading data")
-    run = fetch_run(objects, job.request.run, job.home)
-    if run is None:
-        raise RunNotFound(job.request.run)
+    run = finished_run(objects, job.request.run, job.home)
     subject = _Subject.of(job, run, objects, progress)
     store = EvaluationStore(objects)
     there = store.find(run.run, subject.id)

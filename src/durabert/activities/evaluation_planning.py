@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from durabert.activities.dataset_jobs import take_snapshot
-from durabert.activities.jobs import reporter, stoppable
+from durabert.activities.jobs import ChildJob, progress_to, stoppable
 from durabert.bert.evaluation_data import chosen_split, encoded_labels, evaluation_columns, labelled_rows
 from durabert.bert.labels import scheme_of
 from durabert.bert.progress import Reporter
@@ -22,33 +21,26 @@ from durabert.specs import (
     EvaluationPlanRequest,
     EvaluationSpec,
     PlannedEvaluation,
-    Wire,
 )
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.snapshots import SnapshotStore
 
 if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class PlanJob(Wire):
+class PlanJob(ChildJob):
     """Everything the child needs to plan the evaluations of an experiment."""
 
     request: EvaluationPlanRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
 
 
 @stoppable()
 def plan(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Take a snapshot of each evaluation set, and refuse one that does not fit the training data."""
     job = PlanJob.model_validate(payload)
-    progress = Reporter(reporter(channel), channel.stop_requested)
-    objects = open_store(job.store, home=job.home)
-    planner = _Planner(job, objects, progress)
+    planner = _Planner(job, job.objects(), progress_to(channel))
     planned = []
     for number, one in enumerate(job.request.sets, start=1):
         with _named(f"evaluation set {one.name or number}", of=len(job.request.sets)):

@@ -8,28 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from durabert.activities.engines import exported_model
-from durabert.activities.jobs import fetch_run, reporter, stoppable
+from durabert.activities.jobs import ChildJob, finished_run, progress_to, stoppable
 from durabert.bert.atomic import appearing
 from durabert.bert.exporting import ExportFacts, export_hf
 from durabert.bert.progress import Reporter
-from durabert.errors import OutputInUse, RunNotFound
-from durabert.specs import ExportRequest, ExportResult, FineTuneResult, Wire
-from durabert.store.objects import ObjectStore, open_store
+from durabert.errors import OutputInUse
+from durabert.specs import ExportRequest, ExportResult, FineTuneResult
+from durabert.store.objects import ObjectStore
 from durabert.store.runs import RunStore
 
 if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class ExportJob(Wire):
+class ExportJob(ChildJob):
     """Everything the child needs to export."""
 
     request: ExportRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
     attempt: int
     """Number of the attempt from 1."""
 
@@ -39,12 +35,10 @@ def export(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Write the model of a finished run to a directory, whole or not at all."""
     job = ExportJob.model_validate(payload)
     began = time.perf_counter()
-    request, progress = job.request, Reporter(reporter(channel), channel.stop_requested)
+    request, progress = job.request, progress_to(channel)
     progress.phase("loading model")
-    objects = open_store(job.store, home=job.home)
-    run = fetch_run(objects, request.run, job.home)
-    if run is None:
-        raise RunNotFound(request.run)
+    objects = job.objects()
+    run = finished_run(objects, request.run, job.home)
     output = Path(request.output)
     there = _already_there(output, request, run)
     facts = there or _write(output, request, run, objects, job.home, progress)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from durabert.activities.devices import DeviceSlots
 
-PREDICT: Final = "durabert.activities.jobs:predict"
+PREDICT: Final = "durabert.activities.inference_jobs:predict"
 SCORE_SHARD: Final = "durabert.activities.batch_jobs:score"
 
 

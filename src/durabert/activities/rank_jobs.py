@@ -14,7 +14,6 @@ from durabert.bert.device import Compute
 from durabert.bert.group import Group
 from durabert.bert.progress import Reporter
 from durabert.errors import TrainingDiverged
-from durabert.store.objects import open_store
 
 if TYPE_CHECKING:
     from durabert.supervisor import Channel
@@ -48,7 +47,7 @@ def _assist(job: TrainJob, peers: Group) -> None:
     # What rank 0 has loaded by then is in the caches.
     if not peers.agreed(False):
         return
-    data = load_data(job, open_store(job.store, home=job.home), Reporter(lambda _: None, lambda: False))
+    data = load_data(job, job.objects(), Reporter(lambda _: None, lambda: False))
     try:
         assist(
             job.request.config,

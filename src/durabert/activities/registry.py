@@ -48,6 +48,6 @@ class RegistryActivities:
     async def _run(self, what: str, request: dict[str, Any]) -> dict[str, Any]:
         job = Job(
             entry=f"durabert.activities.registry_jobs:{what}",
-            request={what: request, "home": str(self._home), "store": self._store},
+            request={"request": request, "home": str(self._home), "store": self._store},
         )
         return await run_child(job, self._slots)

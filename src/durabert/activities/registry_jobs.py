@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from durabert.activities.comparison import compare
 from durabert.activities.gates import champion_gate, evaluated_gate, metric_gates
+from durabert.activities.jobs import ChildJob
 from durabert.bert.weights import stored_sha256
 from durabert.errors import ArtifactDamaged, ModelInvalid, ModelNotRegistered, RunNotFound, RunNotUsable
-from durabert.specs import FineTuneResult, Wire
+from durabert.specs import FineTuneResult
 from durabert.specs.registry import (
     GateResult,
     ModelRef,
@@ -20,7 +21,7 @@ from durabert.specs.registry import (
     require_metrics,
 )
 from durabert.specs.retraining import Champion
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.registry import Registry
 from durabert.store.results import ResultStore, StoredResult
 
@@ -28,47 +29,49 @@ if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class RegistryJob(Wire):
-    """Everything the child needs to look at a model, or to register it."""
+class CheckJob(ChildJob):
+    """Everything the child needs to look at the gates of a promotion."""
 
-    check: PromotionRequest | None = None
-    """The promotion whose gates are to be looked at."""
-    register: RegistryRequest | None = None
-    """What is to be written down."""
-    champion: ModelRef | None = None
-    """The alias to look up."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
+    request: PromotionRequest
+    """What the workflow asked for."""
+
+
+class RegisterJob(ChildJob):
+    """Everything the child needs to write a version down."""
+
+    request: RegistryRequest
+    """What the workflow asked for."""
+
+
+class ChampionJob(ChildJob):
+    """Everything the child needs to look an alias up."""
+
+    request: ModelRef
+    """What the workflow asked for."""
 
 
 def check(payload: dict[str, Any], _channel: Channel) -> dict[str, Any]:
     """Look at the model and say what each gate says."""
-    job = RegistryJob.model_validate(payload)
-    assert job.check is not None
-    return _checked(open_store(job.store, home=job.home), job.check).model_dump(mode="json")
+    job = CheckJob.model_validate(payload)
+    return _checked(job.objects(), job.request).model_dump(mode="json")
 
 
 def register(payload: dict[str, Any], _channel: Channel) -> dict[str, Any]:
     """Make the model a version and let the alias name it."""
-    job = RegistryJob.model_validate(payload)
-    assert job.register is not None
-    objects = open_store(job.store, home=job.home)
-    run = _finished(objects, job.register.promotion.run).result
-    if run.model_sha256 != job.register.check.model_sha256:
+    job = RegisterJob.model_validate(payload)
+    objects = job.objects()
+    run = _finished(objects, job.request.promotion.run).result
+    if run.model_sha256 != job.request.check.model_sha256:
         raise ArtifactDamaged(f"run {run.run!r} has other weights than those that the gates have seen")
-    version, _ = Registry(objects).register(job.register, run)
+    version, _ = Registry(objects).register(job.request, run)
     return version.model_dump(mode="json")
 
 
 def champion(payload: dict[str, Any], _channel: Channel) -> dict[str, Any]:
     """Look up what an alias names now; it may be nothing yet."""
-    job = RegistryJob.model_validate(payload)
-    assert job.champion is not None
-    registry = Registry(open_store(job.store, home=job.home))
+    job = ChampionJob.model_validate(payload)
     try:
-        named = registry.find(job.champion)
+        named = Registry(job.objects()).find(job.request)
     except ModelNotRegistered:
         return Champion().model_dump(mode="json")
     found = Champion(version=named.version, run=named.run, model_sha256=named.model_sha256)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from durabert.activities.dataset_jobs import snapshot_directory
-from durabert.activities.jobs import reporter, stoppable
+from durabert.activities.jobs import ChildJob, progress_to, stoppable
 from durabert.bert.data import load_training_data
 from durabert.bert.metrics import best_metric
-from durabert.bert.progress import Reporter
-from durabert.specs import SweepPlan, SweepPlanRequest, Wire
-from durabert.store.objects import open_store
+from durabert.specs import SweepPlan, SweepPlanRequest
 
 if TYPE_CHECKING:
     from durabert.supervisor import Channel
 
 
-class SweepPlanJob(Wire):
+class SweepPlanJob(ChildJob):
     """Everything the child needs to plan a sweep."""
 
     request: SweepPlanRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
 
 
 @stoppable()
@@ -33,9 +26,9 @@ def plan(payload: dict[str, Any], channel: Channel) -> dict[str, Any]:
     """Find out what the data are, and refuse a metric that they do not have."""
     job = SweepPlanJob.model_validate(payload)
     request, config = job.request, job.request.config
-    progress = Reporter(reporter(channel), channel.stop_requested)
+    progress = progress_to(channel)
     progress.phase("loading data")
-    objects = open_store(job.store, home=job.home)
+    objects = job.objects()
     data = load_training_data(
         request.data,
         task=config.task,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from durabert.activities.dataset_jobs import snapshot_directory
-from durabert.activities.jobs import fetch_run, reporter, stoppable
+from durabert.activities.jobs import ChildJob, fetch_run, reporter, stoppable
 from durabert.activities.reuse import Inputs, linked, remember, trained_as
 from durabert.bert.card import versions
 from durabert.bert.checkpointing import Checkpoints
@@ -41,11 +41,10 @@ from durabert.specs import (
     FineTuneRequest,
     FineTuneResult,
     Progress,
-    Wire,
 )
 from durabert.store.attempts import Attempt
 from durabert.store.checkpoints import RunCheckpoints
-from durabert.store.objects import ObjectStore, open_store
+from durabert.store.objects import ObjectStore
 from durabert.store.results import ResultStore, document
 from durabert.store.runs import MODEL_DIRECTORY, RESULT_FILE, RunExists, RunStore
 from durabert.supervisor.failure import classified
@@ -60,15 +59,11 @@ SAME_PLACE: Final = ("model", "batch_size", "seed", "max_train_rows", "task")
 """Fields of a configuration by which a step of one run is the same place in the data of another."""
 
 
-class TrainJob(Wire):
+class TrainJob(ChildJob):
     """Everything the child needs to train one run."""
 
     request: FineTuneRequest
     """What the workflow asked for."""
-    home: Path
-    """The worker's home directory."""
-    store: str
-    """URL or path of the artifact store."""
     staging: Path
     """The attempt's own directory, on the same disk as the home."""
     execution: str
@@ -104,7 +99,7 @@ def trained(job: TrainJob, channel: Channel, peers: Peers) -> dict[str, Any]:
     began = time.perf_counter()
     report = reporter(channel)
     report(Progress(phase="loading data", epochs=job.request.config.epochs))
-    objects = open_store(job.store, home=job.home)
+    objects = job.objects()
     data = load_data(job, objects, Reporter(report, channel.stop_requested))
     inputs, published = None, fetch_run(objects, job.request.run, job.home)
     if published is None:

@@ -10,9 +10,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from durabert.cli.follow import SHOW_INTERVAL, interrupts, pressed_again
 from durabert.cli.render import print_json, put, say
 from durabert.cli.train import announce_start, given
+from durabert.cli.waiting import SHOW_INTERVAL, until_detached, with_progress
 from durabert.client import Client
 from durabert.client.batches import RunningBatch
 from durabert.client.locating import located_batch
@@ -95,7 +95,7 @@ def watch(name: str, *, profile: str | None, as_json: bool) -> int:
 def cancel(name: str, *, profile: str | None) -> None:
     """Cancel a batch and wait until no process of it is left."""
     asyncio.run(_cancel(name, profile))
-    say(f"{name} is cancelled; no process of it is left, and what it has committed stays.")
+    _tell_cancelled(name)
 
 
 async def _run(request: BatchInferenceRequest, profile: str | None) -> BatchInferenceResult | None:
@@ -118,21 +118,13 @@ async def _cancel(name: str, profile: str | None) -> None:
 
 async def _follow(client: Client, batch: RunningBatch) -> BatchInferenceResult | None:
     """Show progress until a batch has ended; None if the user detached or cancelled with Ctrl-C."""
-    with interrupts() as pressed:
-        ending = asyncio.create_task(batch.result())
-        showing = asyncio.create_task(_show(batch))
-        interrupted = asyncio.create_task(pressed.get())
-        await asyncio.wait({ending, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        showing.cancel()
-        interrupted.cancel()
-        await asyncio.wait({showing})
-        if ending.done():
-            return ending.result()
-        ending.cancel()
-        if await pressed_again(client, batch.name, pressed):
-            await batch.cancel()
-            say(f"{batch.name} is cancelled; no process of it is left, and what it has committed stays.")
-        return None
+
+    async def cancel() -> None:
+        await batch.cancel()
+        _tell_cancelled(batch.name)
+
+    ending = with_progress(batch.result(), _show(batch))
+    return await until_detached(client, batch.name, ending, cancel=cancel)
 
 
 async def _show(batch: RunningBatch) -> None:
@@ -155,6 +147,10 @@ async def _show(batch: RunningBatch) -> None:
                     state=_state(progress),
                 )
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
+
+
+def _tell_cancelled(name: str) -> None:
+    say(f"{name} is cancelled; no process of it is left, and what it has committed stays.")
 
 
 def _state(progress: BatchProgress) -> str:

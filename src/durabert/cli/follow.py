@@ -1,36 +1,30 @@
-"""Live progress of an experiment in a terminal, Ctrl-C, and the exit code at the end."""
+"""Live progress of an experiment or a job in a terminal, and the exit code at the end."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from durabert.cli.render import say
+from durabert.cli.waiting import SHOW_INTERVAL, until_detached, until_interrupted, with_progress
 from durabert.errors import DurabertError, UserError
 from durabert.specs import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from rich.progress import TaskID
 
+    from durabert.cli.waiting import Presses
     from durabert.client import Client, ExperimentView, RunView
     from durabert.client.running import RunningJob
     from durabert.specs import EvaluationResult, ExportResult, InferenceResult
 
-Result_co = TypeVar("Result_co", bound=Wire, covariant=True)
-
-SECOND_CHANCE: Final = timedelta(seconds=3)
-"""How long a second Ctrl-C is waited for after the first."""
-
-SHOW_INTERVAL: Final = timedelta(seconds=0.5)
-"""How often the progress of a prediction is asked for."""
+Result = TypeVar("Result", bound=Wire)
 
 LOST_AFTER_SECONDS: Final = 5.0
 """A heartbeat older than this is worth telling: they come every second."""
@@ -38,17 +32,12 @@ LOST_AFTER_SECONDS: Final = 5.0
 
 async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
     """Show progress until the experiment has ended; None if the user detached or cancelled with Ctrl-C."""
-    with interrupts() as pressed:
-        watching = asyncio.create_task(_watch(client, name))
-        interrupted = asyncio.create_task(pressed.get())
-        await asyncio.wait({watching, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            interrupted.cancel()
-            return watching.result()
-        watching.cancel()
-        await asyncio.wait({watching})
-        await _detach(client, name, pressed)
-        return None
+
+    async def cancel() -> None:
+        view = await client.cancel(name)
+        say(f"{name!r} is {view.status}; no process of it is left.")
+
+    return await until_detached(client, name, _watch(client, name), cancel=cancel)
 
 
 async def follow_prediction(prediction: RunningJob[InferenceResult]) -> InferenceResult | None:
@@ -61,37 +50,20 @@ async def follow_export(export: RunningJob[ExportResult]) -> ExportResult | None
     return await _follow_job(export, _show_phase(export, "exporting"), what="export")
 
 
-class _Job(Protocol[Result_co]):
-    async def result(self) -> Result_co:
-        """Wait for its end."""
-
-    async def cancel(self) -> None:
-        """Cancel it and return when no process of it is left."""
-
-
 async def follow_evaluation(evaluation: RunningJob[EvaluationResult]) -> EvaluationResult | None:
     """Show progress until an evaluation has ended; Ctrl-C cancels it and gives None."""
     return await _follow_job(evaluation, _show_phase(evaluation, "evaluating"), what="evaluation")
 
 
 async def _follow_job(
-    job: _Job[Result_co], show: Coroutine[None, None, None], *, what: str
-) -> Result_co | None:
-    with interrupts() as pressed:
-        ending = asyncio.create_task(job.result())
-        showing = asyncio.create_task(show)
-        interrupted = asyncio.create_task(pressed.get())
-        await asyncio.wait({ending, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        showing.cancel()
-        interrupted.cancel()
-        await asyncio.wait({showing})
-        if ending.done():
-            return ending.result()
-        ending.cancel()
+    job: RunningJob[Result], show: Coroutine[Any, Any, None], *, what: str
+) -> Result | None:
+    async def cancel(_pressed: Presses) -> None:
         say(f"Cancelling the {what} ...")
         await job.cancel()
         say(f"The {what} is cancelled; nothing was written.")
-        return None
+
+    return await until_interrupted(with_progress(job.result(), show), cancel)
 
 
 def exit_code(view: ExperimentView) -> int:
@@ -104,16 +76,6 @@ def exit_code(view: ExperimentView) -> int:
         return 0
     errors = [DurabertError.restored(error.type, error.message) for error in bad if error]
     return 2 if len(errors) == len(bad) and all(isinstance(error, UserError) for error in errors) else 1
-
-
-def how_to_go_on(client: Client, name: str) -> str:
-    """Say what becomes of an experiment that nobody follows any more."""
-    if client.engine is None:
-        return f"It goes on. Watch it: durabert watch {name}   Cancel it: durabert cancel {name}"
-    return (
-        f"It goes on while the engine is up ('durabert up' keeps it up). "
-        f"Go on and watch it: durabert watch {name}   Cancel it: durabert cancel {name}"
-    )
 
 
 async def _watch(client: Client, name: str) -> ExperimentView:
@@ -155,37 +117,6 @@ async def _show_phase(job: RunningJob[Any], what: str) -> None:
                 done = f" {progress.step:,} of {progress.steps:,}" if progress.steps else ""
                 bar.update(task, description=f"{progress.phase}{done}")
             await asyncio.sleep(SHOW_INTERVAL.total_seconds())
-
-
-async def _detach(client: Client, name: str, pressed: asyncio.Queue[None]) -> None:
-    if await pressed_again(client, name, pressed):
-        view = await client.cancel(name)
-        say(f"{name!r} is {view.status}; no process of it is left.")
-
-
-async def pressed_again(client: Client, name: str, pressed: asyncio.Queue[None]) -> bool:
-    """Say that nobody follows any more and how to go on; return whether it is to be cancelled now."""
-    say(f"Detached. {how_to_go_on(client, name)}")
-    say(f"Press Ctrl-C again within {SECOND_CHANCE.seconds} s to cancel it now.")
-    try:
-        async with asyncio.timeout(SECOND_CHANCE.total_seconds()):
-            await pressed.get()
-    except TimeoutError:
-        return False
-    say(f"Cancelling {name!r} ...")
-    return True
-
-
-@contextmanager
-def interrupts() -> Iterator[asyncio.Queue[None]]:
-    """Turn each Ctrl-C into an item of a queue."""
-    queue: asyncio.Queue[None] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, queue.put_nowait, None)
-    try:
-        yield queue
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
 
 
 class _Board:

@@ -10,6 +10,7 @@ import typer
 Profile = Annotated[
     str | None, typer.Option("--profile", help="Temporal connection profile; default: the embedded engine.")
 ]
+Follow = Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line instead of text.")]
 
 # Of commands that train.

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from durabert.cli import sweep
-from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
+from durabert.cli.follow import exit_code, follow_experiment
 from durabert.cli.render import print_json, print_outcome, say
 from durabert.cli.train import announce_start
+from durabert.cli.waiting import how_to_go_on
 from durabert.client import Client, SweepView
 from durabert.errors import SpecInvalid
 

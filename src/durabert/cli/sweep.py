@@ -9,10 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from durabert.cli.follow import SHOW_INTERVAL, how_to_go_on, interrupts, pressed_again
 from durabert.cli.render import print_json, say
 from durabert.cli.sweep_table import print_sweep, trial_score
 from durabert.cli.train import announce_start, given, name_by_content, toml_document
+from durabert.cli.waiting import SHOW_INTERVAL, how_to_go_on, until_detached
 from durabert.client import Client, SweepView
 from durabert.client.locating import located_sweep
 from durabert.client.sweeps import RunningSweep
@@ -118,19 +118,12 @@ async def _adjust(name: str, change: Change, profile: str | None, *, as_json: bo
 
 async def _follow(client: Client, sweep: RunningSweep) -> SweepView | None:
     """Show progress until a sweep has ended; None if the user detached or cancelled with Ctrl-C."""
-    with interrupts() as pressed:
-        watching = asyncio.create_task(_watch(sweep))
-        interrupted = asyncio.create_task(pressed.get())
-        await asyncio.wait({watching, interrupted}, return_when=asyncio.FIRST_COMPLETED)
-        if watching.done():
-            interrupted.cancel()
-            return watching.result()
-        watching.cancel()
-        await asyncio.wait({watching})
-        if await pressed_again(client, sweep.name, pressed):
-            await sweep.cancel()
-            say(f"{sweep.name} is cancelled; no process of it is left, and trials keep their checkpoints.")
-        return None
+
+    async def cancel() -> None:
+        await sweep.cancel()
+        say(f"{sweep.name} is cancelled; no process of it is left, and trials keep their checkpoints.")
+
+    return await until_detached(client, sweep.name, _watch(sweep), cancel=cancel)
 
 
 async def _watch(sweep: RunningSweep) -> SweepView:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from durabert.cli.follow import exit_code, follow_experiment, how_to_go_on
+from durabert.cli.follow import exit_code, follow_experiment
 from durabert.cli.render import print_outcome, say
+from durabert.cli.waiting import how_to_go_on
 from durabert.client import Client
-from durabert.client.experiments import DEFAULT_PATTERN
 from durabert.client.locating import located
+from durabert.client.starting import DEFAULT_PATTERN
 from durabert.connection import explicit_profile
 from durabert.contract import PATTERNS
 from durabert.errors import SpecInvalid

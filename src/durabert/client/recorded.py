@@ -14,7 +14,7 @@ from durabert.specs.base import RUN_SEPARATOR
 
 if TYPE_CHECKING:
     from durabert.activities.run_record import Pieces, RunRecord
-    from durabert.client.experiments import Client
+    from durabert.client.client import Client
     from durabert.client.views import ExperimentView
     from durabert.store.objects import ObjectStore
 

@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from durabert.client.failures import restored
 from durabert.client.payloads import argument_of
 from durabert.client.running import ContinuedJob
-from durabert.client.views import SweepView
+from durabert.client.views import Resumed, SweepView
 from durabert.contract import SPEC_DIGEST_MEMO, SWEEP_WORKFLOW, TRIAL_WORKFLOW
 from durabert.errors import NameInUse, RunNotUsable
 from durabert.specs import (
@@ -171,6 +171,28 @@ async def start_sweep(
         await _require_same(temporal, spec)
         return RunningSweep(_handle(temporal, spec.name), joined=True, engine=engine)
     return RunningSweep(_handle(temporal, spec.name), engine=engine)
+
+
+async def resume_sweep(
+    temporal: TemporalClient, sweep: RunningSweep, *, queue: str, searchable: bool
+) -> Resumed:
+    """Let a paused sweep go on, or one that was cancelled or failed, with the trials that it has.
+
+    Raises:
+        RunNotUsable: it has completed.
+    """
+    view = await sweep.view()
+    if view.status == "completed":
+        raise RunNotUsable(f"sweep {sweep.name!r} has completed")
+    if view.status == "paused":
+        await sweep.set_paused(False)
+        return Resumed(sweep.name, "unpaused")
+    if not view.is_over:
+        return Resumed(sweep.name, "running")
+    again = await start_sweep(
+        temporal, await sweep_spec(sweep), queue=queue, engine=sweep.engine, searchable=searchable, again=True
+    )
+    return Resumed(sweep.name, "running" if again.joined else "restarted")
 
 
 async def find_sweep(temporal: TemporalClient, name: str, *, engine: Engine | None) -> RunningSweep | None:

@@ -183,7 +183,7 @@ class Started:
     name: str
     """The experiment."""
     joined: bool
-    """It was there already, with the same spec."""
+    """It was there already, with the same spec and pattern."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from durabert.contract import FINE_TUNING_WORKFLOW
+from durabert.contract import FINE_TUNING_WORKFLOW, PATTERNS
 
 if TYPE_CHECKING:
     from durabert.specs import ExperimentSpec
@@ -62,6 +62,11 @@ def to_train_on(run: str, workflow: str) -> str:
     return (
         f"; to train on from it, start a new run: durabert train DATA --name NEW --from {run} --epochs MORE"
     )
+
+
+def pattern_of(workflow: str) -> str:
+    """Return the name of the pattern of a workflow type."""
+    return next(pattern for pattern, kind in PATTERNS.items() if kind == workflow)
 
 
 def makes_checkpoints(workflow: str) -> bool:

@@ -18,6 +18,7 @@ from durabert.specs.batch import (
     BatchProgress,
     BatchState,
 )
+from durabert.specs.configuration import LOWER_IS_BETTER, FineTuneConfig
 from durabert.specs.data import DataSpec, TextsSpec
 from durabert.specs.durability import (
     AttemptRecord,
@@ -44,6 +45,13 @@ from durabert.specs.evaluation import (
     ReliabilityBin,
     SliceScores,
 )
+from durabert.specs.experiment import (
+    ExperimentResult,
+    ExperimentSpec,
+    RunOutcome,
+    RunStatus,
+    experiment_from_toml,
+)
 from durabert.specs.export import (
     EngineName,
     ExportFormat,
@@ -55,6 +63,7 @@ from durabert.specs.export import (
 from durabert.specs.inference import InferenceRequest, InferenceResult, Prediction
 from durabert.specs.lineage import Lineage
 from durabert.specs.profile import TrainingProfile
+from durabert.specs.progress import Progress
 from durabert.specs.registry import (
     AliasMove,
     ApprovalPolicy,
@@ -102,20 +111,7 @@ from durabert.specs.sweep import (
     SweepState,
     sweep_from_toml,
 )
-from durabert.specs.training import (
-    LOWER_IS_BETTER,
-    EpochResult,
-    ExperimentResult,
-    ExperimentSpec,
-    FineTuneConfig,
-    FineTuneRequest,
-    FineTuneResult,
-    Progress,
-    RowCounts,
-    RunOutcome,
-    RunStatus,
-    experiment_from_toml,
-)
+from durabert.specs.training import EpochResult, FineTuneRequest, FineTuneResult, RowCounts
 from durabert.specs.trial import (
     KnownTrial,
     Suggestion,

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from durabert.specs.base import ErrorInfo, Wire
-from durabert.specs.training import FineTuneRequest, FineTuneResult, RunStatus
+from durabert.specs.experiment import RunStatus
+from durabert.specs.training import FineTuneRequest, FineTuneResult
 
 
 class HistoryRecord(Wire):

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from durabert.errors import NameInvalid
 from durabert.specs.base import NAME_PATTERN, Name, Wire
 from durabert.specs.data import SNAPSHOT_PREFIX, DataSpec
+from durabert.specs.experiment import ExperimentSpec
 from durabert.specs.registry import AliasName, ApprovalPolicy, GateResult, PromotionRequest
-from durabert.specs.training import ExperimentSpec
 
 RETRAINING_PREFIX: Final = "retrain:"
 """Of the ids of workflows; Temporal adds the time of the firing."""

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from durabert.errors import SpecInvalid
 from durabert.specs.base import Wire
-from durabert.specs.training import FineTuneConfig
+from durabert.specs.configuration import FineTuneConfig
 
 Scalar = bool | int | float | str
 Params = dict[str, Scalar]

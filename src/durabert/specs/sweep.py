@@ -12,10 +12,11 @@ from pydantic import Field, model_validator
 
 from durabert.errors import NameInvalid, SpecInvalid
 from durabert.specs.base import RUN_SEPARATOR, ErrorInfo, Name, Task, Wire, checked_name
+from durabert.specs.configuration import FineTuneConfig
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import CheckpointPolicy
+from durabert.specs.experiment import table_of
 from durabert.specs.search import Parameter, Space, grid
-from durabert.specs.training import FineTuneConfig, table_of
 from durabert.specs.trial import Algorithm, TrialRecord
 
 Stopping = Literal["none", "asha", "median"]

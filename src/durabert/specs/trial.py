@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from durabert.errors import SpecInvalid
 from durabert.specs.base import ErrorInfo, Name, Wire
+from durabert.specs.configuration import FineTuneConfig
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import CheckpointPolicy
 from durabert.specs.search import Params, Space
-from durabert.specs.training import FineTuneConfig
 
 Algorithm = Literal["grid", "random", "tpe"]
 TrialStatus = Literal["running", "stopped", "completed", "failed", "cancelled"]

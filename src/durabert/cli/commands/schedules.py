@@ -136,7 +136,7 @@ def resume(name: Name, profile: Profile = None, json: Json = False) -> None:
 @app.command()
 def trigger(
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
+    follow: options.Follow = True,
     profile: Profile = None,
     json: Json = False,
 ) -> None:

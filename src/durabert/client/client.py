@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from contextlib import asynccontextmanager
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from temporalio.client import (
-    WorkflowExecutionStatus,
-    WorkflowFailureError,
-    WorkflowHandle,
-    WorkflowHistory,
-    WorkflowUpdateFailedError,
-)
-from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.client import WorkflowHistory
 from temporalio.service import RPCError, RPCStatusCode
 
 from durabert.client.batches import RunningBatch, find_batch, start_batch
 from durabert.client.evaluations import start_evaluation
 from durabert.client.exports import start_export
-from durabert.client.failures import restored, server_answers
-from durabert.client.identity import who
+from durabert.client.failures import server_answers
+from durabert.client.finding import (
+    all_experiments,
+    ended_experiment,
+    experiment_status,
+    require_model,
+    run_status,
+    watched,
+)
 from durabert.client.namespace import register_search_attributes
-from durabert.client.pausing import let_go_on, pause
 from durabert.client.predictions import start_prediction
 from durabert.client.promotions import RunningPromotion, find_promotion, start_promotion
-from durabert.client.running import RunningJob, ended
+from durabert.client.running import RunningJob
 from durabert.client.schedules import Schedules
-from durabert.client.status import experiment_view, is_experiment, spec_of
-from durabert.client.sweeps import (
-    RunningSweep,
-    find_sweep,
-    find_trial,
-    start_sweep,
-    sweep_spec,
-    sweep_statuses,
-)
+from durabert.client.starting import DEFAULT_PATTERN, restart_experiment, start_experiment, workflow_for
+from durabert.client.steering import cancel_experiment, pause_experiment, unpause_experiment
+from durabert.client.sweeps import RunningSweep, find_sweep, resume_sweep, start_sweep, sweep_statuses
 from durabert.client.views import ExperimentView, Resumed, RunView, Started
-from durabert.client.wording import (
-    OTHER_NAME,
-    advice,
-    details,
-    difference,
-    makes_checkpoints,
-    summary,
-    to_train_on,
-)
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
-from durabert.contract import (
-    CANCEL_RUN_UPDATE,
-    EVAL_WORKFLOW,
-    PATTERNS,
-    SEARCH_ATTRIBUTES,
-    SPEC_DIGEST_MEMO,
-    STARTED_BY_MEMO,
-)
+from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import Engine, home_directory
-from durabert.errors import NameInUse, RunNotFound, RunNotUsable, SpecInvalid
+from durabert.errors import RunNotFound
 from durabert.specs import (
     BatchInferenceRequest,
     EvaluationRequest,
@@ -70,25 +44,16 @@ from durabert.specs import (
     FineTuneResult,
     InferenceRequest,
     InferenceResult,
-    RunOutcome,
     SweepSpec,
-    checked_run,
 )
-from durabert.specs.base import RUN_SEPARATOR
 from durabert.specs.registry import ModelRef, PromotionRequest, require_metrics
 from durabert.store.objects import open_store
-from durabert.workflows.visibility import search_attributes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from temporalio.client import Client as TemporalClient
-
-DEFAULT_PATTERN: Final = next(iter(PATTERNS))
-
-POLL_INTERVAL: Final = timedelta(seconds=0.5)
-"""How often a watched experiment is described; heartbeats reach the server once a second."""
 
 
 class Client:
@@ -151,7 +116,7 @@ class Client:
             engine.close()
 
     async def start(self, spec: ExperimentSpec, *, pattern: str = DEFAULT_PATTERN) -> Started:
-        """Start an experiment, or join it if the same spec was started under this name before.
+        """Start an experiment, or join it if the same spec and pattern were started under this name before.
 
         Args:
             spec: what to train.
@@ -159,42 +124,16 @@ class Client:
                 checkpoints, or ``bert_eval``, which evaluates each run as well.
 
         Raises:
-            NameInUse: the name belongs to another spec that runs or has completed.
+            NameInUse: the name belongs to another spec or pattern that runs or has completed.
             SpecInvalid: there is no such pattern, or it cannot do what the spec asks for.
         """
-        if pattern not in PATTERNS:
-            raise SpecInvalid(f"pattern is {pattern!r}, but should be {' or '.join(PATTERNS)}")
-        if spec.evaluations and PATTERNS[pattern] != EVAL_WORKFLOW:
-            raise SpecInvalid(
-                f"evaluations has {len(spec.evaluations)} sets, but the pattern {pattern!r} evaluates "
-                "nothing; use bert_eval"
-            )
-        if spec.start_from is not None and not makes_checkpoints(PATTERNS[pattern]):
-            raise SpecInvalid(
-                f"start_from is {spec.start_from.run!r}, but the pattern {pattern!r} makes no checkpoints to "
-                f"begin from or to go on with; use {DEFAULT_PATTERN}"
-            )
-        try:
-            await self._start(spec, PATTERNS[pattern], WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY)
-        except WorkflowAlreadyStartedError:
-            await self._require_same(spec)
-            return Started(spec.name, joined=True)
-        return Started(spec.name, joined=False)
-
-    async def _start(
-        self, spec: ExperimentSpec, workflow: str, reuse: WorkflowIDReusePolicy, *, queue: str | None = None
-    ) -> None:
-        await self.temporal.start_workflow(
-            workflow,
+        workflow = workflow_for(spec, pattern)
+        return await start_experiment(
+            self.temporal,
             spec,
-            id=spec.name,
-            task_queue=queue or self.queues.train,
-            id_reuse_policy=reuse,
-            id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
-            memo={SPEC_DIGEST_MEMO: spec.digest(), STARTED_BY_MEMO: who()},
-            search_attributes=search_attributes(spec) if await self._is_searchable() else None,
-            static_summary=summary(spec),
-            static_details=details(spec),
+            workflow,
+            queue=self.queues.train,
+            searchable=await self._is_searchable(),
         )
 
     async def status(self, name: str) -> ExperimentView:
@@ -203,8 +142,7 @@ class Client:
         Raises:
             RunNotFound: there is none of that name.
         """
-        handle, description = await self._experiment(name)
-        return _with_run(experiment_view(description, await handle.fetch_history()), name)
+        return await experiment_status(self.temporal, name)
 
     async def run_status(self, run: str) -> RunView:
         """Return what is so of one run.
@@ -213,60 +151,23 @@ class Client:
             RunNotFound: there is none of that name.
             RunNotUsable: the name is an experiment of several runs.
         """
-        view = await self.status(run)
-        found = [candidate for candidate in view.runs if candidate.run == run]
-        if found:
-            return found[0]
-        if run == view.name:
-            names = ", ".join(candidate.run for candidate in view.runs)
-            raise RunNotUsable(f"{run!r} is an experiment of {len(view.runs)} runs; name one of {names}")
-        raise RunNotFound(run)
+        return await run_status(self.temporal, run)
 
-    async def watch(self, name: str) -> AsyncIterator[ExperimentView]:
+    def watch(self, name: str) -> AsyncIterator[ExperimentView]:
         """Yield the state of an experiment, again and again, until it has ended; the last one is final.
 
         Raises:
             RunNotFound: there is none of that name.
         """
-        handle, description = await self._experiment(name)
-        history = await handle.fetch_history()
-        while True:
-            view = _with_run(experiment_view(description, history), name)
-            yield view
-            if view.ended is not None:
-                return
-            await asyncio.sleep(POLL_INTERVAL.total_seconds())
-            try:
-                description = await handle.describe()
-                if description.history_length != len(history.events):
-                    history = await handle.fetch_history()
-            except RPCError:
-                if self.engine is None:
-                    raise
-                # The engine's host was killed; started again, it has its runs on disk.
-                await asyncio.to_thread(self.engine.revive)
+        return watched(self.temporal, name, engine=self.engine)
 
     async def wait(self, name: str) -> ExperimentView:
         """Wait until an experiment has ended and return its final state, whatever it is."""
-        handle, _ = await self._experiment(name)
-        try:
-            await ended(handle, self.engine)
-        except WorkflowFailureError:
-            # How it ended stands in the view.
-            return await self.status(name)
-        return await self.status(name)
+        return await ended_experiment(self.temporal, name, engine=self.engine)
 
     async def experiments(self) -> list[ExperimentView]:
         """Return every experiment that the server knows, the newest first."""
-        query = f"WorkflowType IN ({', '.join(repr(kind) for kind in PATTERNS.values())})"
-        # A name that was used again after a failure is listed once an execution.
-        names = dict.fromkeys([found.id async for found in self.temporal.list_workflows(query)])
-        views = []
-        for name in names:
-            # What another client has started with an argument that is no experiment has failed at once.
-            with contextlib.suppress(ApplicationError):
-                views.append(await self.status(name))
-        return views
+        return await all_experiments(self.temporal)
 
     async def cancel(self, name: str) -> ExperimentView:
         """Cancel an experiment or one run of it, and return its state once no process of it is left.
@@ -275,19 +176,7 @@ class Client:
             RunNotFound: there is none of that name.
             RunNotUsable: it has already ended.
         """
-        handle, _ = await self._experiment(name)
-        view = await self.status(name)
-        targets = [run for run in view.runs if name in (run.run, view.name)]
-        if view.ended or all(run.ended for run in targets):
-            raise RunNotUsable(f"{name!r} has already ended: {targets[0].status}")
-        if len(targets) == len(view.runs):
-            await handle.cancel()
-            return await self.wait(view.name)
-        try:
-            await handle.execute_update(CANCEL_RUN_UPDATE, name, result_type=RunOutcome)
-        except WorkflowUpdateFailedError as error:
-            raise restored(error.cause) from None
-        return await self.status(view.name)
+        return await cancel_experiment(self.temporal, name, engine=self.engine)
 
     async def pause(self, name: str) -> ExperimentView:
         """Pause an experiment or one run of it: its device is free when this returns, and it stays open.
@@ -297,10 +186,7 @@ class Client:
             RunNotUsable: it has ended, waits for its turn, or is paused already.
             EngineUnavailable: the server cannot pause.
         """
-        await self.status(name)
-        handle, _ = await self._experiment(name)
-        await pause(self.temporal, handle, name)
-        return await self.status(name)
+        return await pause_experiment(self.temporal, name)
 
     async def resume(self, name: str, *, queue: str | None = None) -> Resumed:
         """Let a paused run go on, or a cancelled or failed experiment from its newest checkpoints.
@@ -314,33 +200,12 @@ class Client:
             RunNotUsable: it has completed, or it ended inside an experiment that still runs, or it is to
                 change its queue while it runs.
         """
-        handle, description = await self._experiment(name)
-        view = await self.status(name)
-        targets = [run for run in view.runs if name in (run.run, view.name)]
-        if view.ended is None:
-            if all(run.ended for run in targets):
-                raise RunNotUsable(
-                    f"run {name!r} is {targets[0].status}, and its experiment {view.name!r} still runs; "
-                    "resume it when that has ended"
-                )
-            how = await let_go_on(self.temporal, handle, name, queue=queue)
-            if how == "running" and queue is not None:
-                raise RunNotUsable(
-                    f"{name!r} is running; pause it first, then resume it with --queue {queue}"
-                )
-            return Resumed(view.name, how)
-        if all(run.status == "completed" for run in targets):
-            raise RunNotUsable(
-                f"{name!r} has completed" + to_train_on(targets[0].run, description.workflow_type)
-            )
-        spec = spec_of(await handle.fetch_history())
-        reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
-        try:
-            await self._start(spec, description.workflow_type, reuse, queue=queue)
-        except WorkflowAlreadyStartedError:
-            # Somebody else was faster.
-            return Resumed(view.name, "running")
-        return Resumed(view.name, "restarted")
+        resumed = await unpause_experiment(self.temporal, name, queue=queue)
+        if resumed is not None:
+            return resumed
+        return await restart_experiment(
+            self.temporal, name, queue=queue or self.queues.train, searchable=await self._is_searchable()
+        )
 
     async def predict(self, request: InferenceRequest) -> InferenceResult:
         """Predict with the model of a finished run.
@@ -452,7 +317,13 @@ class Client:
         Raises:
             NameInUse: the name belongs to another sweep, or to an experiment.
         """
-        return await self._start_sweep(spec)
+        return await start_sweep(
+            self.temporal,
+            spec,
+            queue=self.queues.train,
+            engine=self.engine,
+            searchable=await self._is_searchable(),
+        )
 
     async def sweep(self, name: str) -> RunningSweep | None:
         """Return a sweep that was started before; none if there is none of that name."""
@@ -468,26 +339,8 @@ class Client:
         Raises:
             RunNotUsable: it has completed.
         """
-        view = await sweep.view()
-        if view.status == "completed":
-            raise RunNotUsable(f"sweep {sweep.name!r} has completed")
-        if view.status == "paused":
-            await sweep.set_paused(False)
-            return Resumed(sweep.name, "unpaused")
-        if not view.is_over:
-            return Resumed(sweep.name, "running")
-        spec = await sweep_spec(sweep)
-        again = await self._start_sweep(spec, again=True)
-        return Resumed(sweep.name, "running" if again.joined else "restarted")
-
-    async def _start_sweep(self, spec: SweepSpec, *, again: bool = False) -> RunningSweep:
-        return await start_sweep(
-            self.temporal,
-            spec,
-            queue=self.queues.train,
-            engine=self.engine,
-            searchable=await self._is_searchable(),
-            again=again,
+        return await resume_sweep(
+            self.temporal, sweep, queue=self.queues.train, searchable=await self._is_searchable()
         )
 
     async def history(self, name: str) -> WorkflowHistory:
@@ -508,59 +361,5 @@ class Client:
         # The embedded engine registers the attributes itself when it starts.
         return self.engine is not None or await register_search_attributes(self.temporal)
 
-    async def _experiment(self, name: str) -> tuple[WorkflowHandle[Any, Any], Any]:
-        checked_run(name)
-        for candidate in dict.fromkeys([name, name.partition(RUN_SEPARATOR)[0]]):
-            handle = self.temporal.get_workflow_handle(candidate)
-            try:
-                description = await handle.describe()
-            except RPCError as error:
-                if error.status is not RPCStatusCode.NOT_FOUND:
-                    raise
-                continue
-            if is_experiment(description):
-                return handle, description
-        raise RunNotFound(name)
-
-    async def _require_same(self, spec: ExperimentSpec) -> None:
-        handle = self.temporal.get_workflow_handle(spec.name)
-        description = await handle.describe()
-        if not is_experiment(description):
-            raise NameInUse(spec.name, difference=f"a workflow of type {description.workflow_type}")
-        if await description.memo_value(SPEC_DIGEST_MEMO, None) == spec.digest():
-            return
-        other = spec_of(await handle.fetch_history())
-        if other.digest() != spec.digest():
-            completed = description.status is WorkflowExecutionStatus.COMPLETED
-            extensible = completed and makes_checkpoints(description.workflow_type)
-            raise NameInUse(
-                spec.name,
-                difference=difference(other, spec),
-                advice=advice(other, spec) if extensible else OTHER_NAME,
-            )
-
     async def _require_model(self, run: str) -> FineTuneResult | None:
-        try:
-            view = await self.run_status(run)
-        except RunNotFound:
-            trial = await find_trial(self.temporal, run)
-            if trial is not None:
-                if trial.status != "completed":
-                    raise RunNotUsable(f"trial {run!r} has no model, it is {trial.status}") from None
-                return None
-            # The worker may have it all the same: a run can outlive the server's memory of it.
-            if self.engine is None:
-                return None
-            raise
-        if view.result is not None:
-            return view.result
-        if view.status == "failed":
-            reason = f": {view.error.message}" if view.error else ""
-            raise RunNotUsable(f"run {run!r} has no model, it failed{reason}")
-        raise RunNotUsable(f"run {run!r} has no model, it is {view.status}")
-
-
-def _with_run(view: ExperimentView, name: str) -> ExperimentView:
-    if name != view.name and all(run.run != name for run in view.runs):
-        raise RunNotFound(name)
-    return view
+        return await require_model(self.temporal, run, engine=self.engine)

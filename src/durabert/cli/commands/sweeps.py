@@ -1,4 +1,4 @@
-"""``durabert sweep`` and ``adjust``: parsing only, as in ``app``."""
+"""``durabert sweep`` and ``adjust``: parsing only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from durabert.cli import options
 from durabert.cli.options import Json, Profile
 
+app = typer.Typer()
 
+
+@app.command()
 def sweep(
-    data: Annotated[
-        str | None, typer.Argument(help="File, directory with train/validation/test files, or hub id.")
-    ] = None,
+    data: options.TrainingSource = None,
     *,
     space: Annotated[Path, typer.Option(help="Search space in TOML; options override the rest of it.")],
     name: Annotated[str | None, typer.Option(help="Name of the sweep; default: from data and spec.")] = None,
@@ -32,9 +34,9 @@ def sweep(
     budget_epochs: Annotated[str | None, typer.Option(help="Epochs of all trials at most.")] = None,
     budget_seconds: Annotated[str | None, typer.Option(help="Begin nothing after so many seconds.")] = None,
     metric: Annotated[str | None, typer.Option(help="Validation metric to search for.")] = None,
-    model: Annotated[str | None, typer.Option(help="minilm, a directory, or a hub id.")] = None,
+    model: options.Model = None,
     epochs: Annotated[str | None, typer.Option(help="Epochs of a whole training.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = None,
+    device: options.DeviceOption = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other field that all trials share."),
@@ -42,13 +44,13 @@ def sweep(
     data_assignments: Annotated[
         list[str] | None, typer.Option("--data", metavar="FIELD=VALUE", help="Any field of the data.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Show progress until it ends.")] = True,
+    follow: options.Follow = True,
     profile: Profile = None,
     json: Json = False,
 ) -> None:
     """Search over configurations: start a sweep, or join it if it is there already."""
     from durabert.cli import sweep as command
-    from durabert.cli import train as options
+    from durabert.cli.train import assigned, given
 
     shared = {"best_metric": metric, "model": model, "epochs": epochs, "device": device}
     spec = command.spec_from_options(
@@ -60,13 +62,14 @@ def sweep(
             "seed": search_seed, "final_seeds": final_seeds, "budget_epochs": budget_epochs,
             "budget_seconds": budget_seconds,
         },
-        fields=options.given(shared) | options.assigned(assignments, option="--set"),
-        data_fields=options.assigned(data_assignments, option="--data"),
+        fields=given(shared) | assigned(assignments, option="--set"),
+        data_fields=assigned(data_assignments, option="--data"),
         profile=profile,
     )  # fmt: skip
     raise typer.Exit(command.run(spec, follow=follow, profile=profile, as_json=json))
 
 
+@app.command()
 def adjust(
     name: Annotated[str, typer.Argument(help="A sweep that is running.")],
     add_trials: Annotated[str | None, typer.Option(help="Trials to train besides.")] = None,
