@@ -2,10 +2,13 @@
 
 Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
 other works for some seconds: a machine that is faster in one minute than in the next favours neither. What
-counts is the time in which a side was not frozen. Server and worker are never frozen, as they would have much
-to catch up with; the processor time that they take from the bare loop is counted as the durable side's.
-Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of work, since their usual interval
-would go by the clock, which does not stop.
+counts is the time in which a side was not frozen. Checkpoints are asked for by steps, about one in
+``CHECKPOINT_SECONDS`` of work, since their usual interval would go by the clock, which does not stop.
+
+Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
+they slow that down, too. How much is measured by itself: a process that makes the same steps, while a run is
+there whose own training is frozen, and in turn the engine is frozen and not. By so much the bare loop counts
+as faster than it was.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import mmap
 import os
 import signal
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -25,17 +30,23 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import training
 from benchmarks.figures import summary
 from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
 from durabert.bert.loop import fine_tune
 from durabert.client import Client
-from durabert.engine.home import EngineInfo, Home
+from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 3
 SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
+WARM_UP_STEPS = 50
+LAST_STEP = struct.Struct("<Qd")
+"""Its number, and when it ended by the clock of all processes."""
+DRAG_TURNS, DRAG_SLICE = 20, 5.0
+"""Times that the engine is frozen and not, and seconds of each."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -49,7 +60,7 @@ def measure() -> dict[str, object]:
 
 
 async def _overhead() -> dict[str, object]:
-    bare, durable, standstill, taken = [], [], [], []
+    bare, durable, standstill = [], [], []
     with tempfile.TemporaryDirectory() as home:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
@@ -67,22 +78,65 @@ async def _overhead() -> dict[str, object]:
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
-                taken.append(sides[1].taken)
                 print(
                     f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s", file=sys.stderr, flush=True
                 )
-    ratios = [b / a for a, b in zip(bare, durable, strict=True)]
+            drags = await _drags(client, Path(home))
+    drag = statistics.mean(drags)
+    ratios = [b / (a * (1 - drag)) for a, b in zip(bare, durable, strict=True)]
     return {
         "bare_seconds": summary(bare),
         "durable_seconds": summary(durable),
+        "engine_slows_the_bare_loop_by": round(drag, 4),
+        "standard_error_of_it": round(statistics.stdev(drags) / len(drags) ** 0.5, 4),
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
         "standstill_seconds": summary(standstill),
-        "of_it_taken_from_the_bare_loop_seconds": summary(taken),
         "epochs": epochs,
         "steps_between_checkpoints": every,
     }
+
+
+async def _drags(client: Client, home: Path) -> list[float]:
+    """Return by which share an engine with a run slows other steps down, turn by turn."""
+    run = _Durable(client, home, "drag", epochs=1000, every=100_000)
+    with tempfile.TemporaryDirectory() as directory:
+        count = Path(directory) / "steps"
+        count.write_bytes(bytes(LAST_STEP.size))
+        steps = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.durability", "steps", str(count), stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert await steps.stdout.readline() == b"ready\n"
+            await client.start(run.spec)
+            async for view in client.watch("drag"):
+                if view.runs[0].progress is not None and view.runs[0].progress.step:
+                    break
+            frozen = run.processes()
+            _signal(frozen, signal.SIGSTOP)
+            drags = [await _drag(run.engine(), count, first=number % 2 == 0) for number in range(DRAG_TURNS)]
+            _signal(frozen, signal.SIGCONT)
+            await client.cancel("drag")
+        finally:
+            steps.kill()
+    return drags
+
+
+async def _drag(engine: list[int], count: Path, *, first: bool) -> float:
+    """Return one minus the steps a second with a live engine over those with a frozen one."""
+    speeds = {}
+    for frozen in (first, not first):
+        if frozen:
+            _signal(engine, signal.SIGSTOP)
+        try:
+            before, began = LAST_STEP.unpack(count.read_bytes())
+            await asyncio.sleep(DRAG_SLICE)
+            after, ended = LAST_STEP.unpack(count.read_bytes())
+        finally:
+            _signal(engine, signal.SIGCONT)
+        speeds[frozen] = (after - before) / (ended - began)
+    return 1 - speeds[False] / speeds[True]
 
 
 async def _warm_up(client: Client) -> float:
@@ -99,7 +153,6 @@ class _Side:
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self.taken = 0.0
         self.running: asyncio.Task[None] | None = None
 
     def processes(self) -> list[int]:
@@ -117,12 +170,6 @@ class _Side:
         self.seconds += time.perf_counter() - began
         if not self.has_ended():
             _signal(self.processes(), signal.SIGSTOP)
-
-    def begin_to_wait(self) -> None:
-        """The other side begins to work."""
-
-    def end_to_wait(self) -> None:
-        """The other side has worked."""
 
     def has_ended(self) -> bool:
         """Return whether it is through; raises what it failed with."""
@@ -165,7 +212,7 @@ class _Durable(_Side):
         super().__init__()
         self._client = client
         self._home = home
-        self._spec = ExperimentSpec(
+        self.spec = ExperimentSpec(
             name=name,
             data=DATA,
             runs=(FineTuneConfig(epochs=epochs),),
@@ -174,32 +221,19 @@ class _Durable(_Side):
 
     def processes(self) -> list[int]:
         # The worker's child forks a process for each run.
-        return [run for server in _children(self._engine.worker_pid) for run in _children(server)]
+        return [run for server in _children(self.engine()[1]) for run in _children(server)]
 
-    def begin_to_wait(self) -> None:
-        """Note what the engine has used of the processor so far."""
-        self._used = self._engine_seconds()
-
-    def end_to_wait(self) -> None:
-        """Count what the engine has used since then, while the other side worked."""
-        taken = self._engine_seconds() - self._used
-        self.seconds += taken
-        self.taken += taken
-
-    @property
-    def _engine(self) -> EngineInfo:
-        # Not the client's own, which attached before there was a worker.
+    def engine(self) -> list[int]:
+        """Return the processes of server, worker and host."""
+        # Not by the client, which attached before there was a worker.
         info = Home(self._home).read_info()
         assert info is not None
-        return info
-
-    def _engine_seconds(self) -> float:
-        pids = (self._engine.host_pid, self._engine.server_pid, self._engine.worker_pid)
-        return sum(_processor_seconds(pid) for pid in pids)
+        assert info.worker_pid is not None
+        return [info.server_pid, info.worker_pid, info.host_pid]
 
     async def run(self) -> None:
-        await self._client.start(self._spec)
-        view = await self._client.wait(self._spec.name)
+        await self._client.start(self.spec)
+        view = await self._client.wait(self.spec.name)
         result = view.runs[0].result
         assert result is not None, view
         assert result.attempts == 1
@@ -209,14 +243,9 @@ class _Durable(_Side):
 
 async def _alternate(sides: list[_Side]) -> None:
     while not all(side.has_ended() for side in sides):
-        for side, other in (sides, sides[::-1]):
-            if side.has_ended():
-                continue
-            if waits := not other.has_ended():
-                other.begin_to_wait()
-            await side.work(SLICE)
-            if waits:
-                other.end_to_wait()
+        for side in sides:
+            if not side.has_ended():
+                await side.work(SLICE)
 
 
 def _children(pid: int) -> Iterator[int]:
@@ -225,16 +254,19 @@ def _children(pid: int) -> Iterator[int]:
             yield from map(int, (thread / "children").read_text().split())
 
 
-def _processor_seconds(pid: int) -> float:
-    # After the name in parentheses: user and system time are fields 14 and 15 of proc(5).
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-
-
 def _signal(pids: list[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _count_steps(count: Path) -> None:
+    """Make steps until this process is killed, and write down the last one."""
+    with count.open("r+b") as file, mmap.mmap(file.fileno(), LAST_STEP.size) as memory:
+        for number, _ in enumerate(training.steps(), start=1):
+            memory[:] = LAST_STEP.pack(number, time.perf_counter())
+            if number == WARM_UP_STEPS:
+                print("ready", flush=True)
 
 
 def _bare_loop(epochs: int) -> None:
@@ -264,4 +296,7 @@ def _place() -> float:
 
 
 if __name__ == "__main__":
-    _bare_loop(int(sys.argv[1]))
+    if sys.argv[1] == "steps":
+        _count_steps(Path(sys.argv[2]))
+    else:
+        _bare_loop(int(sys.argv[1]))

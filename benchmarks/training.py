@@ -25,9 +25,9 @@ CONFIG = FineTuneConfig(batch_size=32, epochs=100, device="cpu")
 def measure() -> dict[str, object]:
     """Examples per second of MiniLM on the demo reviews, batch size 32, in the CPU's best precision."""
     with deterministic_kernels():
-        packed, padded = _steps(padded=False), _steps(padded=True)
-        for steps in (packed, padded):
-            _examples_per_second(steps, WARM_UP)
+        packed, padded = steps(), steps(padded=True)
+        for one in (packed, padded):
+            _examples_per_second(one, WARM_UP)
         speeds = [
             (_examples_per_second(packed, STEPS), _examples_per_second(padded, STEPS)) for _ in range(PAIRS)
         ]
@@ -39,7 +39,8 @@ def measure() -> dict[str, object]:
     }
 
 
-def _steps(*, padded: bool) -> Iterator[StepReport]:
+def steps(*, padded: bool = False) -> Iterator[StepReport]:
+    """Yield steps of a training of MiniLM on the demo reviews, made as they are asked for."""
     data = load_training_data(DataSpec(source=str(files("durabert.demo") / "reviews")))
     compute = Compute.choose(device="cpu", precision="auto")
     reporter = Reporter(lambda _: None, lambda: False)
@@ -50,7 +51,7 @@ def _steps(*, padded: bool) -> Iterator[StepReport]:
     return (event for event in train(state, job.plan) if isinstance(event, StepReport))
 
 
-def _examples_per_second(steps: Iterator[StepReport], count: int) -> float:
+def _examples_per_second(made: Iterator[StepReport], count: int) -> float:
     began = time.perf_counter()
-    examples = sum(next(steps).num_examples for _ in range(count))
+    examples = sum(next(made).num_examples for _ in range(count))
     return examples / (time.perf_counter() - began)
