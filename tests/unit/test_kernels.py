@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
 import itertools
 import sys
 
@@ -14,8 +16,8 @@ from durabert.bert import adamw, kernels
 
 WIDTH = 32
 SITE = (np.uint32(123), np.uint32(77), np.uint32(6554), np.float32(1.1))
-CLOSE = 256
-"""Bytes after an array within which LLVM takes what begins there for a part of it."""
+ROW_OF_A_KERNEL = kernels.APART + WIDTH + kernels.APART
+"""Values that it asks for."""
 
 
 @njit
@@ -38,15 +40,13 @@ def placed(order, shapes):
     return arrays
 
 
-def add_norm(branch, trunk, total, out, moments):
-    scale, shift = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
+def add_norm(branch, trunk, scale, shift, total, out, moments):
     kernels.dropout_add_norm(
         branch, trunk, scale, shift, np.float32(1e-12), *SITE, total, out, moments[0], moments[1]
     )
 
 
-def add_norm_back(gradient, total, moments, trunk, branch, sums):
-    scale = np.linspace(0.5, 2, WIDTH, dtype=np.float32)
+def add_norm_back(gradient, total, moments, scale, trunk, branch, sums):
     kernels.dropout_add_norm_backward(
         gradient, total, moments[0], moments[1], scale, *SITE, trunk, branch, sums
     )
@@ -68,12 +68,18 @@ def move(weight, change, first, second):
 ROWS = (9, WIDTH)
 SQUARE = (2, WIDTH, WIDTH)
 CASES = {
-    "add_norm": (add_norm, {"branch": ROWS, "trunk": ROWS, "total": ROWS, "out": ROWS, "moments": (2, 9)}),
+    "add_norm": (
+        add_norm,
+        {
+            "branch": ROWS, "trunk": ROWS, "scale": (WIDTH,), "shift": (WIDTH,), "total": ROWS, "out": ROWS,
+            "moments": (2, 9),
+        },
+    ),
     "add_norm_back": (
         add_norm_back,
         {
-            "gradient": ROWS, "total": ROWS, "moments": (2, 9), "trunk": ROWS, "branch": ROWS,
-            "sums": (3, WIDTH),
+            "gradient": ROWS, "total": ROWS, "moments": (2, 9), "scale": (WIDTH,), "trunk": ROWS,
+            "branch": ROWS, "sums": (3, WIDTH),
         },
     ),
     "weigh": (weigh, {"scores": SQUARE, "weights": SQUARE, "kept": SQUARE}),
@@ -96,40 +102,85 @@ def test_arrays_may_lie_side_by_side(case):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a hole in the heap of glibc")
-def test_a_row_of_a_kernel_may_be_given_memory_right_after_an_array():
+@pytest.mark.parametrize("case", ["add_norm", "add_norm_back", "weigh", "weigh_back"])
+def test_memory_of_a_kernel_may_be_between_two_arrays(case):
+    kernel, shapes = CASES[case]
+    expected = placed((), shapes)
+    kernel(**expected)
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
-    hole = hole_of(libc, WIDTH)
-    trunk, branch = np.random.default_rng(7).standard_normal((2, 1, WIDTH)).astype(np.float32)
-    places = sorted(libc.malloc(hole) for _ in range(400))
-    pairs = [pair for pair in itertools.pairwise(places) if pair[1] - pair[0] == hole + 16][::2]
-    results, close = set(), 0
+    hits = 0
 
-    for before, place in pairs:
-        end = ctypes.cast(before + hole - branch.nbytes, ctypes.POINTER(ctypes.c_float))
-        last = np.ctypeslib.as_array(end, branch.shape)
-        last[...] = branch
-        total, out = np.zeros((2, 1, WIDTH), np.float32)
-        moments = np.zeros((2, 1), np.float32)
-        libc.free(place)
-        add_norm(last, trunk, total, out, moments)
-        # The place is free again: whoever asks for as much is given it.
-        close += 0 <= own_memory(WIDTH).ctypes.data - last.ctypes.data < CLOSE
-        results.add((total.tobytes(), out.tobytes(), moments.tobytes()))
+    for hole in holes(libc):
+        for before, after in itertools.permutations(shapes, 2):
+            found = placed((), shapes)
+            found[before] = moved(found[before], hole.place - HEADER - found[before].nbytes)
+            found[after] = moved(found[after], hole.end + HEADER)
+            with hole.free():
+                kernel(**found)
+                hits += hole.is_taken()
+            for name in shapes:
+                assert found[name].tobytes() == expected[name].tobytes(), (before, after, name)
 
-    assert close, "no row lay close"
-    assert len(results) == 1
+    assert hits, "no memory of a kernel was between two arrays"
 
 
-def hole_of(libc, width):
-    """Return the bytes that memory for a row of that width takes."""
-    own_memory(width)
-    place = own_memory(width).ctypes.data
-    for size in range(4 * width, 4 * width + CLOSE, 16):
-        given = libc.malloc(size + 8)
+HEADER = 16
+"""Bytes of glibc between two blocks."""
+BLOCK = 2**14
+"""Bytes before and after a hole, which hold any of the arrays."""
+
+
+def moved(array, address):
+    """Return a copy of an array at an address."""
+    pointer = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    copy = np.ctypeslib.as_array(pointer, array.shape)
+    copy[...] = array
+    return copy
+
+
+@dataclasses.dataclass
+class Hole:
+    """A block of the heap that a kernel is given when it asks for memory, with blocks around it."""
+
+    libc: ctypes.CDLL
+    place: int
+    size: int
+
+    @property
+    def end(self):
+        return self.place + self.size
+
+    @contextlib.contextmanager
+    def free(self):
+        self.libc.free(self.place)
+        yield
+        assert self.libc.malloc(self.size) == self.place, "somebody else has taken it"
+
+    def is_taken(self):
+        """Return whether it is what a kernel gets; it is free again by now."""
+        memory = own_memory(ROW_OF_A_KERNEL)
+        return self.place <= memory.ctypes.data < self.end
+
+
+def holes(libc):
+    size = size_of_block(libc, ROW_OF_A_KERNEL)
+    for _ in range(20):
+        before, place, after = (libc.malloc(count) for count in (BLOCK, size, BLOCK))
+        if place == before + BLOCK + HEADER and after == place + size + HEADER:
+            yield Hole(libc, place, size)
+
+
+def size_of_block(libc, count):
+    """Return the bytes that are asked for when an array of so many values is made."""
+    # Small blocks are given again by their exact size.
+    own_memory(WIDTH)
+    place = own_memory(WIDTH).ctypes.data
+    for size in range(4 * WIDTH, 4 * WIDTH + 256, 16):
+        given = libc.malloc(size)
         libc.free(given)
-        if 0 <= place - given < CLOSE:
-            return size
+        if 0 <= place - given < size:
+            return size + 4 * (count - WIDTH)
     pytest.fail("the heap gives memory of no size again")

@@ -34,7 +34,7 @@ LONGEST: Final = 1 << 9
 LANES: Final = 16
 """Values of float32 in a vector."""
 APART: Final = 1024
-"""Values of float32, a page, between a kernel's own memory and whatever lies before it."""
+"""Values of float32, a page, between a kernel's own memory and what lies before and after it."""
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:
@@ -75,13 +75,13 @@ def _(value, like):
 
 @register_jitable(inline="always")
 def _own_row(width):
-    """Return memory for one row, in which and close before which nothing else lies.
+    """Return memory for one row, in which nothing else lies, nor close to it.
 
     LLVM asks at run time whether what a loop writes begins within a few vectors after what it reads. If so it
     goes value by value, and sums are taken in another order: the bits would depend on where in memory a row
     happens to lie.
     """
-    return np.empty(APART + width, np.float32)[APART:]
+    return np.empty(APART + width + APART, np.float32)[APART : APART + width]
 
 
 @register_jitable(inline="always")
