@@ -152,6 +152,30 @@ async def test_many_large_requests_are_begun_in_several_tasks(bench, unique, mon
     await replays(bench, sweep)
 
 
+async def test_what_a_large_task_leaves_is_begun_while_others_train(bench, unique, monkeypatch):
+    monkeypatch.setattr(policies, "LARGE_TASK", 1)
+    fake = bench.activities
+    fake.sweeps.may_end.set()
+    space = {"batch_size": Parameter(choice=(7,)), **RATE}
+    spec = sweep_of(unique, space=space, algorithm="tpe", trials=12, concurrency=1)
+    sweep = await bench.client.start_sweep(spec)
+
+    async def some_are_known():
+        return len(fake.started) > 2
+
+    async def all_places_taken():
+        return fake.running == 4
+
+    await until(some_are_known, seconds=20, what="some trials are known")
+    fake.sweeps.may_end.clear()
+    await sweep.set_concurrency(4)
+    await until(all_places_taken, seconds=20, what="four trials are held")
+    fake.sweeps.may_end.set()
+
+    assert len((await sweep.result()).trials) == 12
+    await replays(bench, sweep)
+
+
 async def most_begun_in_a_task(bench, sweep) -> list[int]:
     """Return how many trials a workflow task begins at most, before and after the first new execution."""
     await sweep.result()

@@ -58,8 +58,8 @@ class _Known(InMemoryStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        known = [one for one in self._known if states is None or one.state in states]
-        return super().get_all_trials(study_id, deepcopy=deepcopy, states=states) + known
+        asked: list[FrozenTrial] = super().get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return asked + [one for one in self._known if states is None or one.state in states]
 
 
 @functools.lru_cache(KEPT_TRIALS)
