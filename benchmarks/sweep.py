@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,13 @@ from durabert.specs import DataSpec, FineTuneConfig, Parameter, SweepSpec
 
 RAY_PYTHON = "RAY_PYTHON"
 """Variable with an interpreter whose environment has ``ray[tune]`` and Optuna; without it Ray is left out."""
+
+
+SPACE = {
+    "learning_rate": Parameter(log_uniform=(1e-6, 1e-2)),
+    "weight_decay": Parameter(uniform=(0.0, 0.3)),
+    "batch_size": Parameter(choice=(8, 16, 32)),
+}
 
 
 def measure() -> dict[str, object]:
@@ -48,22 +55,15 @@ def measure() -> dict[str, object]:
 
 
 async def _durabert(root: Path) -> dict[str, object]:
-    name = "sweep"
-    engine = Engine.attach(root / name, worker=False, search_attributes=SEARCH_ATTRIBUTES)
-    try:
-        temporal = await connect(plain_profile(engine.info.address))
-        client = Client(temporal, queues=TaskQueues(train=name, inference=name), engine=engine)
-        with _worker(engine.info.address, root, name):
-            began = time.perf_counter()
-            sweep = await client.start_sweep(_spec(name))
-            result = await sweep.result()
-            seconds = time.perf_counter() - began
+    async with served(root) as client:
+        began = time.perf_counter()
+        sweep = await client.start_sweep(_spec("sweep"))
+        result = await sweep.result()
+        seconds = time.perf_counter() - began
         assert len(result.trials) == TRIALS, len(result.trials)
         assert result.best is not None
-        events = [num async for num in _lengths(client, sweep)]
+        events = await lengths(client, sweep)
         best = max(result.trials[result.best - 1].values)
-    finally:
-        engine.close()
     return {
         **_figures(seconds, best),
         "executions": len(events),
@@ -72,29 +72,41 @@ async def _durabert(root: Path) -> dict[str, object]:
     }
 
 
+@asynccontextmanager
+async def served(root: Path) -> AsyncIterator[Client]:
+    """Have a server of its own with a worker whose training is a stub."""
+    queue = "sweep"
+    engine = Engine.attach(root / "home", worker=False, search_attributes=SEARCH_ATTRIBUTES)
+    try:
+        temporal = await connect(plain_profile(engine.info.address))
+        with _worker(engine.info.address, root, queue):
+            yield Client(temporal, queues=TaskQueues(train=queue, inference=queue), engine=engine)
+    finally:
+        engine.close()
+
+
 def _spec(name: str) -> SweepSpec:
     return SweepSpec(
         name=name,
         data=DataSpec(source="stub.csv"),
         config=FineTuneConfig(epochs=1),
-        space={
-            "learning_rate": Parameter(log_uniform=(1e-6, 1e-2)),
-            "weight_decay": Parameter(uniform=(0.0, 0.3)),
-            "batch_size": Parameter(choice=(8, 16, 32)),
-        },
+        space=SPACE,
         trials=TRIALS,
         concurrency=CONCURRENCY,
     )
 
 
-async def _lengths(client: Client, sweep: ContinuedJob[Any]) -> Any:
+async def lengths(client: Client, sweep: ContinuedJob[Any]) -> list[int]:
+    """Return the number of events of every execution of a sweep."""
+    events = []
     description = await sweep.handle.describe()
     run_id = description.raw_description.workflow_execution_info.first_run_id
     while run_id:
         history = await client.temporal.get_workflow_handle(sweep.name, run_id=run_id).fetch_history()
-        yield len(history.events)
+        events.append(len(history.events))
         last = history.events[-1]
         run_id = last.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+    return events
 
 
 @contextmanager

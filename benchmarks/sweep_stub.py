@@ -46,13 +46,18 @@ async def plan_sweep(_: SweepPlanRequest) -> SweepPlan:
 async def fine_tune_bert(request: FineTuneRequest) -> FineTuneResult:
     await asyncio.sleep(STUB_SECONDS)
     config = request.config
+    epochs = request.until_epoch or config.epochs
     metrics = {"accuracy": score(config.learning_rate, config.weight_decay, config.batch_size)}
     return FineTuneResult(
         run=request.run, experiment=request.experiment, directory="", task="binary", labels=["no", "yes"],
         text_columns=["text"], model=config.model, model_sha256="0" * 64, data_sha256="1" * 64,
-        config=config, steps=1, epochs=1, best_epoch=1, attempts=1, seconds=STUB_SECONDS,
+        config=config, steps=epochs, epochs=epochs, best_epoch=1, attempts=1,
+        finished=epochs == config.epochs, seconds=STUB_SECONDS,
         train_seconds=STUB_SECONDS, train_loss=0.1, metric="accuracy", metrics=metrics,
-        history=[EpochResult(epoch=1, step=1, train_loss=0.1, metrics=metrics)],
+        history=[
+            EpochResult(epoch=epoch, step=epoch, train_loss=0.1, metrics=metrics)
+            for epoch in range(1, epochs + 1)
+        ],
         rows=RowCounts(train=1, validation=1), examples_per_second=1.0, peak_memory_mib=1.0, device="stub",
         precision="fp32", deterministic=True, num_threads=1,
     )  # fmt: skip

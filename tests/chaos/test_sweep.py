@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from durabert.store.checkpoints import RunCheckpoints
 from durabert.store.objects import open_store
 from tests.chaos.training import CONFIG
 from tests.real import alive, until
-from tests.shell import write_reviews
+from tests.shell import Shell, write_reviews
 
 
 def sweep_of(data: Path, model: Path, *, trials: int, epochs: int, min_epochs: int = 1) -> SweepSpec:
@@ -80,7 +82,7 @@ async def test_a_sweep_whose_processes_are_killed_decides_as_an_undisturbed_one(
     assert checkpoints_made_twice(home, result) == 0
 
 
-VICTIMS = ("trainer", "worker", "server", "trainer", "host", "worker")
+VICTIMS = ("trainer", "worker", "client", "server", "trainer", "host", "client", "worker")
 
 
 @pytest.mark.long
@@ -88,27 +90,76 @@ VICTIMS = ("trainer", "worker", "server", "trainer", "host", "worker")
 async def test_whatever_is_killed_a_sweep_decides_as_an_undisturbed_one(tmp_path, tiny):
     reviews = write_reviews(tmp_path / "reviews.csv")
     spec = sweep_of(reviews, tiny, trials=12, epochs=180, min_epochs=20)
+    space = tmp_path / "space.toml"
+    space.write_text(toml_of(spec))
     home = tmp_path / "home"
+    shell = Shell(home, tmp_path)
+    command = ("sweep", reviews, "--space", space, "--name", spec.name)
+    clients = [shell.start(*command)]
 
-    async with Client.connect(home=home) as client:
-        sweep = await client.start_sweep(spec)
-        for number, victim in enumerate(VICTIMS):
-            trainer, engine = await _training(client, home, sweep, begun=1 + 2 * number)
-            pid = {
-                "trainer": trainer,
-                "worker": engine.worker_pid,
-                "server": engine.server_pid,
-                "host": engine.host_pid,
-            }[victim]
-            os.kill(pid, signal.SIGKILL)
-        result = await sweep.result()
-        calm = await client.start_sweep(spec.model_copy(update={"name": "calm"}))
-        undisturbed = await calm.result()
+    try:
+        async with Client.connect(home=home) as client:
+            sweep = await _begun(client, spec.name)
+            for number, victim in enumerate(VICTIMS):
+                trainer, engine = await _training(client, home, sweep, begun=1 + 3 * number // 2)
+                assert clients[-1].poll() is None, "it follows the sweep"
+                pid = {
+                    "trainer": trainer,
+                    "worker": engine.worker_pid,
+                    "server": engine.server_pid,
+                    "host": engine.host_pid,
+                    "client": clients[-1].pid,
+                }[victim]
+                os.kill(pid, signal.SIGKILL)
+                if victim == "client":
+                    clients.append(shell.start(*command))
+            result = await sweep.result()
+            told, problems = clients[-1].communicate(timeout=60)
+            calm = await client.start_sweep(spec.model_copy(update={"name": "calm"}))
+            undisturbed = await calm.result()
+    finally:
+        for follower in clients:
+            follower.kill()
 
+    assert [follower.wait() for follower in clients] == [-signal.SIGKILL, -signal.SIGKILL, 0], problems
+    assert "hunted is completed: 12 trials" in told
     assert len(undisturbed.trials) == 12
     assert decided(result) == decided(undisturbed)
     assert result.best == undisturbed.best
     assert checkpoints_made_twice(home, result) == 0
+
+
+def toml_of(spec: SweepSpec) -> str:
+    """Write a sweep as a user does."""
+    shared = spec.config.model_dump(include=CONFIG.keys() | {"model"}, exclude=spec.space.keys())
+    fields = spec.model_dump(include={"algorithm", "stopping", "min_epochs", "trials", "concurrency"})
+    space = {name: one.model_dump(mode="json", exclude_defaults=True) for name, one in spec.space.items()}
+    tables = {
+        "defaults": shared,
+        "checkpoints": spec.checkpoints.model_dump(exclude_defaults=True),
+        **{f"space.{name}": one for name, one in space.items()},
+    }
+    lines = _assignments(fields)
+    for name, table in tables.items():
+        lines += [f"[{name}]", *_assignments(table)]
+    return "\n".join(lines)
+
+
+def _assignments(fields: Mapping[str, object]) -> list[str]:
+    return [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
+
+
+async def _begun(client: Client, name: str) -> RunningSweep:
+    found: list[RunningSweep] = []
+
+    async def there() -> bool:
+        sweep = await client.sweep(name)
+        if sweep is not None:
+            found.append(sweep)
+        return sweep is not None
+
+    await until(there, seconds=60, what=f"{name} is begun")
+    return found[-1]
 
 
 async def _training(client: Client, home: Path, sweep: RunningSweep, *, begun: int) -> tuple[int, EngineInfo]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
-from durabert.activities import suggesting
+from durabert.activities import studies, suggesting
 from durabert.activities.suggesting import suggested
 from durabert.errors import DependencyMissing, SpecInvalid
 from durabert.specs import FineTuneConfig, KnownTrial, Parameter, SuggestionRequest
@@ -90,6 +96,68 @@ def test_failed_and_stopped_trials_can_be_known():
     trials[4] = trials[4].model_copy(update={"epochs": 1, "complete": False})
 
     assert suggested(request(21, algorithm="tpe", known=trials))["batch_size"] in (8, 16, 32)
+
+
+def asked_of_optuna(request: SuggestionRequest) -> dict:
+    """Return what Optuna chooses in a study of its own, to which each trial was added in turn."""
+    study = optuna.create_study(direction="maximize", sampler=suggesting._sampler(request))
+    for one in request.known:
+        fields = {
+            "params": one.params,
+            "distributions": {name: studies._distribution(SPACE[name]) for name in one.params},
+        }
+        if one.value is None:
+            study.add_trial(create_trial(state=TrialState.FAIL, **fields))
+        elif one.complete:
+            study.add_trial(create_trial(value=one.value, **fields))
+        else:
+            values = {one.epochs: one.value}
+            study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=values, **fields))
+    return suggesting._drawn(study.ask(), request)
+
+
+def searched(*, seed: int, num: int = 50) -> Iterator[SuggestionRequest]:
+    """Yield the requests of a search whose trials fail, stop, and go on later."""
+    chance, trials = random.Random(seed), []
+    for number in range(1, num + 1):
+        asked = request(number, algorithm="tpe", seed=seed, known=list(trials))
+        yield asked
+        params = suggested(asked)
+        value = 1 - abs(math.log10(params["learning_rate"] / 1e-4)) / 4
+        new = KnownTrial(params=params, epochs=1, value=value if chance.random() > 0.1 else None)
+        trials.append(new)
+        promoted = chance.randrange(len(trials))
+        if trials[promoted].value is not None:
+            further = {"epochs": 3, "value": trials[promoted].value + 0.1, "complete": chance.random() > 0.5}
+            trials[promoted] = trials[promoted].model_copy(update=further)
+
+
+def test_what_is_kept_between_requests_changes_no_choice():
+    requests = [one for two in zip(searched(seed=1), searched(seed=2), strict=True) for one in two]
+    expected = [asked_of_optuna(one) for one in requests]
+
+    in_order = [suggested(one) for one in requests]
+    places = list(range(len(requests)))
+    random.Random(3).shuffle(places)
+    with ThreadPoolExecutor(4) as pool:
+        answers = dict(zip(places, pool.map(suggested, [requests[one] for one in places]), strict=True))
+    studies._trial.cache_clear()
+    last_alone = suggested(requests[-1])
+
+    assert in_order == expected
+    assert [answers[place] for place in range(len(requests))] == expected
+    assert last_alone == expected[-1]
+
+
+def test_a_request_has_known_trials_as_rows_and_older_ones_as_objects():
+    *_, asked = searched(seed=1)
+    written = json.loads(asked.model_dump_json())
+    older = {**written, "known": [one.model_dump() for one in asked.known]}
+
+    assert SuggestionRequest.model_validate_json(json.dumps(written)) == asked
+    assert SuggestionRequest.model_validate_json(json.dumps(older)) == asked
+    assert written["known"][-1][-1] == asked.known[-1].params["max_length"]
+    assert len(json.dumps(written["known"])) < 0.6 * len(json.dumps(older["known"]))
 
 
 def test_a_grid_is_walked_in_order():

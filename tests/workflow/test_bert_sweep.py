@@ -136,6 +136,56 @@ async def test_a_history_stays_short_whatever_the_number_of_trials(bench, unique
     await replays(bench, sweep)
 
 
+async def test_many_large_requests_are_begun_in_several_tasks(bench, unique, monkeypatch):
+    monkeypatch.setattr(policies, "LONG_SWEEP", 40)
+    monkeypatch.setattr(policies, "EVENTS_OF_A_WINDOW", 1)
+    spec = sweep_of(unique, algorithm="tpe", trials=14, concurrency=4)
+    whole = await bench.client.start_sweep(spec.model_copy(update={"name": f"{unique}-0"}))
+    at_once = await most_begun_in_a_task(bench, whole)
+    monkeypatch.setattr(policies, "LARGE_TASK", 1)
+
+    sweep = await bench.client.start_sweep(spec)
+
+    assert await most_begun_in_a_task(bench, sweep) == [4, 1]
+    assert at_once == [4, 4]
+    assert decided(await sweep.result()) == decided(await whole.result())
+    await replays(bench, sweep)
+
+
+async def test_what_a_large_task_leaves_is_begun_while_others_train(bench, unique, monkeypatch):
+    monkeypatch.setattr(policies, "LARGE_TASK", 1)
+    fake = bench.activities
+    fake.sweeps.may_end.set()
+    space = {"batch_size": Parameter(choice=(7,)), **RATE}
+    spec = sweep_of(unique, space=space, algorithm="tpe", trials=12, concurrency=1)
+    sweep = await bench.client.start_sweep(spec)
+
+    async def some_are_known():
+        return len(fake.started) > 2
+
+    async def all_places_taken():
+        return fake.running == 4
+
+    await until(some_are_known, seconds=20, what="some trials are known")
+    fake.sweeps.may_end.clear()
+    await sweep.set_concurrency(4)
+    await until(all_places_taken, seconds=20, what="four trials are held")
+    fake.sweeps.may_end.set()
+
+    assert len((await sweep.result()).trials) == 12
+    await replays(bench, sweep)
+
+
+async def most_begun_in_a_task(bench, sweep) -> list[int]:
+    """Return how many trials a workflow task begins at most, before and after the first new execution."""
+    await sweep.result()
+    begun = []
+    for history in await executions(bench, sweep):
+        begins = [event.start_child_workflow_execution_initiated_event_attributes for event in history.events]
+        begun.append(Counter(one.workflow_task_completed_event_id for one in begins if one.workflow_id))
+    return [max(begun[0].values()), max(most for one in begun[1:] for most in one.values())]
+
+
 async def test_a_trial_costs_fewer_than_15_events(bench, unique):
     sweep = await bench.client.start_sweep(short(unique, trials=6, concurrency=1))
     await sweep.result()

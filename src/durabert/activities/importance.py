@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from durabert.activities.suggesting import study_of
+from durabert.activities.suggesting import require_optuna
 from durabert.specs import LOWER_IS_BETTER, KnownTrial
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ def _known(trial: TrialRecord, epochs: int | None, lower: bool) -> KnownTrial | 
 
 
 def _shares(spec: SweepSpec, known: Sequence[KnownTrial], names: list[str], lower: bool) -> dict[str, float]:
+    require_optuna()
+    from durabert.activities.studies import study_of
+
     study = study_of(spec.space, known, lower_is_better=lower)
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 

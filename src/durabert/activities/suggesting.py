@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from durabert.errors import DependencyMissing, SpecInvalid
 from durabert.specs.search import grid
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
-    from optuna.distributions import BaseDistribution
+    from optuna import Trial
     from optuna.samplers import BaseSampler
 
-    from durabert.specs import KnownTrial, Parameter, SuggestionRequest
-    from durabert.specs.search import Params, Scalar, Space
+    from durabert.specs import Parameter, SuggestionRequest
+    from durabert.specs.search import Params, Scalar
 
 
 def require_optuna() -> None:
@@ -40,33 +38,13 @@ def suggested(request: SuggestionRequest) -> Params:
         DependencyMissing: Optuna is not installed.
     """
     require_optuna()
+    from durabert.activities.studies import study_of
+
     lower = request.lower_is_better
     study = study_of(request.space, request.known, lower_is_better=lower, sampler=_sampler(request))
     if request.algorithm == "grid":
         study.enqueue_trial(_point(request))
     return _drawn(study.ask(), request)
-
-
-def study_of(
-    space: Space,
-    trials: Sequence[KnownTrial],
-    *,
-    lower_is_better: bool,
-    sampler: BaseSampler | None = None,
-) -> Study:
-    """Return a study in memory that knows these trials.
-
-    Raises:
-        DependencyMissing: Optuna is not installed.
-    """
-    require_optuna()
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="minimize" if lower_is_better else "maximize", sampler=sampler)
-    for known in trials:
-        study.add_trial(_trial(known, space))
-    return study
 
 
 def _sampler(request: SuggestionRequest) -> BaseSampler:
@@ -102,27 +80,3 @@ def _value(trial: Trial, name: str, parameter: Parameter) -> Scalar:
     else:
         value = trial.suggest_float(name, *parameter.range, log=parameter.log_uniform is not None)
     return value
-
-
-def _trial(known: KnownTrial, space: Space) -> Any:
-    from optuna.trial import TrialState, create_trial
-
-    distributions = {name: _distribution(space[name]) for name in known.params}
-    fields: dict[str, Any] = {"params": dict(known.params), "distributions": distributions}
-    if known.value is None:
-        return create_trial(state=TrialState.FAIL, **fields)
-    if known.complete:
-        return create_trial(state=TrialState.COMPLETE, value=known.value, **fields)
-    # One that was stopped, or may still be promoted, counts as good as it was at its last epoch.
-    values = {known.epochs: known.value}
-    return create_trial(state=TrialState.PRUNED, intermediate_values=values, **fields)
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if parameter.choice is not None:
-        return CategoricalDistribution(parameter.choice)
-    if parameter.integer is not None:
-        return IntDistribution(*parameter.integer)
-    return FloatDistribution(*parameter.range, log=parameter.log_uniform is not None)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from durabert.errors import SpecInvalid
 from durabert.specs.base import ErrorInfo, Name, Wire
 from durabert.specs.configuration import FineTuneConfig
 from durabert.specs.data import DataSpec
 from durabert.specs.durability import CheckpointPolicy
-from durabert.specs.search import Params, Space
+from durabert.specs.search import Params, Scalar, Space
 
 Algorithm = Literal["grid", "random", "tpe"]
 TrialStatus = Literal["running", "stopped", "completed", "failed", "cancelled"]
@@ -76,7 +77,33 @@ class SuggestionRequest(Wire):
     lower_is_better: bool
     """Which way the metric is to go."""
     known: list[KnownTrial] = Field(default_factory=list)
-    """Trials with what was known of them; none for algorithms that learn nothing from them."""
+    """Trials with what was known of them, as rows in JSON; none if the algorithm learns nothing from them."""
+
+    @field_serializer("known", when_used="json")
+    def _as_rows(self, known: list[KnownTrial]) -> list[list[Scalar | None]]:
+        # A history has every request; of many known trials, names would be more than half of it. A row has
+        # epochs, value, whether complete, and the parameters in the order of the space, null if not there.
+        return [
+            [one.epochs, one.value, one.complete, *(one.params.get(name) for name in self.space)]
+            for one in known
+        ]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_rows(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("known"), list):
+            return fields
+        names = list(fields.get("space") or ())
+        return {**fields, "known": [_of_row(one, names) for one in fields["known"]]}
+
+
+def _of_row(row: Any, names: Sequence[str]) -> Any:
+    # Older histories have objects with names.
+    if not isinstance(row, list) or len(row) != len(names) + 3:
+        return row
+    epochs, value, complete, *chosen = row
+    params = {name: one for name, one in zip(names, chosen, strict=True) if one is not None}
+    return {"params": params, "epochs": epochs, "value": value, "complete": complete}
 
 
 class Suggestion(Wire):

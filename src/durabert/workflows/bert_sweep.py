@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call, history_is_long, require_not_cancelled
     from durabert.workflows.search import Job
-    from durabert.workflows.searching import ledger_of, trial_request
+    from durabert.workflows.searching import ledger_of, num_values, trial_request
     from durabert.workflows.steering import SweepSteering
     from durabert.workflows.visibility import publish_end, sweep_table
 
@@ -52,6 +52,7 @@ class BertSweepWorkflow(SweepSteering):
         self._state: SweepState | None = spec.state
         self._ledger = ledger_of(spec, spec.state)
         self._trainings: set[asyncio.Task[None]] = set()
+        self._is_cut = False
         self._error: BaseException | None = None
         self._final: FinalResult | None = None
         self._phase: str = "preparing"
@@ -176,12 +177,19 @@ class BertSweepWorkflow(SweepSteering):
             raise
 
     def _begin_all(self) -> None:
-        while (job := self._next()) is not None:
+        values = 0
+        while values < policies.LARGE_TASK and (job := self._next()) is not None:
             # Of what was known before it began.
             request = trial_request(self.spec, self._known, self._ledger, job)
+            values += num_values(request)
             training = asyncio.create_task(self._train(self._ledger.begin(job), request))
             self._trainings.add(training)
             training.add_done_callback(self._left)
+        self._is_cut = values >= policies.LARGE_TASK
+
+    def _started(self) -> None:
+        # Whether more can be begun is decided in another task, and this is one.
+        self.changed = self.changed or self._is_cut
 
     def _left(self, training: asyncio.Task[None]) -> None:
         self._trainings.discard(training)
@@ -214,7 +222,7 @@ class BertSweepWorkflow(SweepSteering):
 
     async def _train(self, place: int, request: TrialRequest) -> None:
         before = self._ledger.trials[request.number]
-        record = await train_trial(request)
+        record = await train_trial(request, started=self._started)
         if record.status in {"failed", "cancelled"}:
             # What it came to before stays.
             record = before.model_copy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean, stdev
+from typing import TYPE_CHECKING
 
 from temporalio import workflow
 from temporalio.common import WorkflowIDReusePolicy
@@ -36,16 +37,30 @@ with workflow.unsafe.imports_passed_through():
     from durabert.workflows.policies import cancel_requested
     from durabert.workflows.trials import stretch_of
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-async def train_trial(request: TrialRequest) -> TrialRecord:
+
+async def train_trial(request: TrialRequest, *, started: Callable[[], None]) -> TrialRecord:
     """Train a trial to its next rung in a child workflow, and return what it has come to.
+
+    Args:
+        request: what to train.
+        started: called when the server has begun it.
 
     Raises:
         ChildWorkflowError: the sweep is being cancelled; no process of the trial is left.
     """
     name = f"{request.sweep}{RUN_SEPARATOR}{request.number}"
     try:
-        record = await _child(TRIAL_WORKFLOW, request, TrialRecord, name=name, summary=stretch_of(request))
+        record = await _child(
+            TRIAL_WORKFLOW,
+            request,
+            TrialRecord,
+            name=name,
+            summary=stretch_of(request),
+            started=started,
+        )
     except WorkflowAlreadyStartedError:
         error = ErrorInfo(type="NameInUse", message=f"the name {name!r} is in use by another workflow")
         return TrialRecord(number=request.number, status="failed", error=error)
@@ -120,8 +135,16 @@ def _final_run(seed: int, outcome: RunOutcome) -> FinalRun:
     )
 
 
-async def _child(kind: str, request: Wire, result: type[Wire], *, name: str, summary: str) -> Wire:
-    answer: Wire = await workflow.execute_child_workflow(
+async def _child(
+    kind: str,
+    request: Wire,
+    result: type[Wire],
+    *,
+    name: str,
+    summary: str,
+    started: Callable[[], None] = lambda: None,
+) -> Wire:
+    handle = await workflow.start_child_workflow(
         kind,
         request,
         id=name,
@@ -133,4 +156,6 @@ async def _child(kind: str, request: Wire, result: type[Wire], *, name: str, sum
         parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
         static_summary=summary,
     )
+    started()
+    answer: Wire = await handle
     return answer

@@ -50,6 +50,10 @@ LONG_SWEEP: Final = 1000
 """Events after which a sweep continues as new: a training costs it 9 or fewer, so over 100 an execution, and
 the wait for the last of those in flight is a small part of the time."""
 
+LARGE_TASK: Final = 40_000
+"""Values of known trials after which no more trials are begun in the same workflow task. At some 20 bytes
+each that is 0.8 MB; the server ends a workflow that hands in a task of more than 4 MB."""
+
 SUMMARY_LENGTH: Final = 200
 """Characters of a summary; Temporal takes 400 bytes."""
 

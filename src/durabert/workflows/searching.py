@@ -36,6 +36,12 @@ def trial_request(spec: SweepSpec, state: SweepState, ledger: Ledger, job: Job) 
     )
 
 
+def num_values(request: TrialRequest) -> int:
+    """Return how many values of known trials a request has, by which its size grows."""
+    suggestion = request.suggestion
+    return 0 if suggestion is None else sum(3 + len(one.params) for one in suggestion.known)
+
+
 def _suggestion(spec: SweepSpec, ledger: Ledger, trial: int) -> SuggestionRequest:
     return SuggestionRequest(
         space=spec.space,
