@@ -40,8 +40,8 @@ bench: $(STAMP)  ## the figures of docs/benchmarks.md, as a table and as benchma
 	@$(BIN)/python -m pip install --quiet --group bench -c constraints.txt
 	@$(BIN)/python -m benchmarks
 
-trackers: $(STAMP)  ## the tests of MLflow, which this installs: some 40 packages
-	@$(BIN)/python -m pip install --quiet --editable '.[mlflow]' sqlalchemy alembic -c constraints.txt
+trackers: $(STAMP)  ## the tests of MLflow and W&B, which this installs: some 50 packages
+	@$(BIN)/python -m pip install --quiet --editable '.[mlflow,wandb]' sqlalchemy alembic -c constraints.txt
 	@$(BIN)/pytest tests/trackers
 
 clean:  ## remove the virtual environment and caches

@@ -32,6 +32,8 @@ NOT_RUN = {
     "make demo": "trains the real model for minutes; continuous integration runs it",
     "make test": "is this test suite",
     "pip install": "would change the environment of the tests; the extras are looked up in pyproject.toml",
+    "WANDB_MODE=offline durabert track": "needs W&B; make trackers installs it, and tests this",
+    "wandb sync": "needs an account at Weights & Biases",
     "tcld": "needs an account at Temporal Cloud; the attributes are checked against durabert.contract",
 }
 """Commands that no test runs, each with its reason."""

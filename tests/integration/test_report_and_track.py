@@ -127,7 +127,9 @@ def test_following_ends_when_the_runs_have_ended(shell, done):
     assert steps_of(shell.directory / "followed/reported") == list(range(1, done["steps"] + 1))
 
 
-@pytest.mark.parametrize("to", ["paper:notes", "tensorboard", "tensorboard:", "notes"])
+@pytest.mark.parametrize(
+    "to", ["paper:notes", "tensorboard", "tensorboard:", "notes", "wandb:", "wandb:a/b/c"]
+)
 def test_a_tracker_that_there_is_not_is_told_in_one_sentence(shell, to):
     refused = shell.run("track", "reported", "--to", to)
 

@@ -77,6 +77,23 @@ def test_a_report_needs_no_training_library(module, absent):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    ("package", "tracker", "target"),
+    [
+        ("tensorboard", "TensorBoard", "boards"),
+        ("mlflow", "MLflow", "sqlite:///mlflow.db"),
+        ("wandb", "Wandb", ""),
+    ],
+)
+def test_a_tracker_whose_library_is_not_installed_names_the_extra(package, tracker, target):
+    done = run_without(package, f"from durabert.trackers.{package} import {tracker}\n{tracker}({target!r})")
+
+    assert done.returncode == 1
+    assert f"DependencyMissing: {package} is not installed; run: pip install 'durabert[{package}]'" in (
+        done.stderr.splitlines()[-1].removeprefix("durabert.errors.")
+    )
+
+
 def test_every_public_name_resolves():
     done = subprocess.run(
         [sys.executable, "-c", "import durabert\nfor name in durabert.__all__: getattr(durabert, name)"],

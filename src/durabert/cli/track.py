@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from durabert.store.objects import ObjectStore
     from durabert.trackers.feed import Tracker
 
-KINDS: Final = ("tensorboard", "mlflow")
+TARGETS: Final = {
+    "tensorboard": re.compile(r".+"),
+    "mlflow": re.compile(r".+"),
+    "wandb": re.compile(r"([^/]+/)?[^/]+|"),
+}
+"""Kinds of trackers, and what their targets look like."""
 FOLLOW_INTERVAL: Final = timedelta(seconds=5)
 """How often a run that goes on is looked at; checkpoints are a second apart at least."""
 
@@ -59,11 +65,15 @@ def parsed(to: str) -> tuple[str, str]:
     """Return the kind of tracker and its target.
 
     Raises:
-        SpecInvalid: there is no such kind, or no target.
+        SpecInvalid: there is no such kind, or it has no such target.
     """
     kind, separator, target = to.partition(":")
-    if kind not in KINDS or not separator or not target:
-        raise SpecInvalid(f"--to is {to!r}, but should be tensorboard:DIRECTORY or mlflow:URI")
+    fits = kind in TARGETS and TARGETS[kind].fullmatch(target) is not None
+    if not fits or bool(separator) != bool(target):
+        raise SpecInvalid(
+            f"--to is {to!r}, but should be tensorboard:DIRECTORY, mlflow:URI, wandb, "
+            "wandb:PROJECT or wandb:ENTITY/PROJECT"
+        )
     return kind, target
 
 
@@ -72,6 +82,10 @@ def _tracker(kind: str, target: str) -> Tracker:
         from durabert.trackers.tensorboard import TensorBoard
 
         return TensorBoard(Path(target).expanduser().absolute())
+    if kind == "wandb":
+        from durabert.trackers.wandb import Wandb
+
+        return Wandb(target)
     from durabert.trackers.mlflow import MLflow
 
     return MLflow(target)

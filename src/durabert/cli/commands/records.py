@@ -81,7 +81,12 @@ def report(
 @app.command()
 def track(
     name: Annotated[str, typer.Argument(help="An experiment or a run.")],
-    to: Annotated[str, typer.Option(metavar="KIND:TARGET", help="tensorboard:DIRECTORY or mlflow:URI.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND:TARGET", help="tensorboard:DIRECTORY, mlflow:URI, wandb or wandb:PROJECT."
+        ),
+    ],
     follow: Annotated[bool, typer.Option("--follow", help="Go on until the runs have ended.")] = False,
     profile: Profile = None,
     json: Json = False,
