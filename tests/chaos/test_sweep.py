@@ -120,8 +120,11 @@ async def test_whatever_is_killed_a_sweep_decides_as_an_undisturbed_one(tmp_path
     finally:
         for follower in clients:
             follower.kill()
+            # Waits for it and closes its pipes.
+            with follower:
+                pass
 
-    assert [follower.wait() for follower in clients] == [-signal.SIGKILL, -signal.SIGKILL, 0], problems
+    assert [follower.returncode for follower in clients] == [-signal.SIGKILL, -signal.SIGKILL, 0], problems
     assert "hunted is completed: 12 trials" in told
     assert len(undisturbed.trials) == 12
     assert decided(result) == decided(undisturbed)
