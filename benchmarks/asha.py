@@ -1,6 +1,6 @@
 """What ASHA saves: the same trials on a sample of SST-2, each trained to its end, and stopped early.
 
-Both sweeps draw the same configurations. The best one of each is trained again with three seeds and scored on
+Both sweeps draw the same configurations. The best one of each is trained again with other seeds and scored on
 test rows, so that it can be told whether the two are as good.
 """
 
@@ -14,8 +14,8 @@ from benchmarks.yardstick import SST2
 from durabert.client import Client
 from durabert.specs import DataSpec, FineTuneConfig, Parameter, SweepResult, SweepSpec
 
-TRIALS, EPOCHS, FINAL_SEEDS = 18, 9, 3
-CONFIG = FineTuneConfig(epochs=EPOCHS, max_train_rows=400, max_eval_rows=400, batch_size=32, max_length=64)
+TRIALS, EPOCHS, FINAL_SEEDS = 12, 9, 2
+CONFIG = FineTuneConfig(epochs=EPOCHS, max_train_rows=300, max_eval_rows=300, batch_size=32, max_length=64)
 SPACE = {
     "learning_rate": Parameter(log_uniform=(1e-6, 1e-3)),
     "weight_decay": Parameter(uniform=(0.0, 0.1)),
