@@ -7,9 +7,11 @@ import sys
 
 import pytest
 
+TRAINING_LIBRARIES = ("torch", "transformers", "datasets", "sklearn")
 
-def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
-    blocked = f"import sys; sys.modules[{module!r}] = None\n{code}"
+
+def run_without(*modules: str, code: str) -> subprocess.CompletedProcess[str]:
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({modules!r}))\n{code}"
     return subprocess.run(
         [sys.executable, "-c", blocked], capture_output=True, text=True, timeout=60, check=False
     )
@@ -32,47 +34,37 @@ def run_without(module: str, code: str) -> subprocess.CompletedProcess[str]:
         "durabert.cli.app",
     ],
 )
-@pytest.mark.parametrize("absent", ["torch", "transformers", "pyarrow", "datasets", "sklearn", "numpy"])
-def test_a_client_needs_no_training_library(module, absent):
-    done = run_without(absent, f"import {module}")
+def test_a_client_needs_no_training_library(module):
+    done = run_without(*TRAINING_LIBRARIES, "pyarrow", "numpy", code=f"import {module}")
 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "durabert",
-        "durabert.bert.loop",
-        "durabert.bert.predict",
-        "durabert.store",
-        "durabert.activities.inference_jobs",
-        "durabert.activities.batch_jobs",
-        "durabert.activities.evaluation_jobs",
-    ],
-)
-def test_the_model_side_and_the_store_need_no_temporal(module):
-    done = run_without("temporalio", f"import {module}")
+def test_the_model_side_and_the_store_need_no_temporal():
+    jobs = ("inference_jobs", "batch_jobs", "evaluation_jobs", "training_jobs")
+    modules = ["bert.loop", "bert.predict", "store", *(f"activities.{name}" for name in jobs)]
+    lines = "\n".join(f"import durabert.{module}" for module in modules)
+
+    done = run_without("temporalio", code=lines)
 
     assert done.returncode == 0, done.stderr
 
 
 def test_a_report_of_a_sweep_needs_no_optuna_but_for_importance():
-    done = run_without("optuna", "import durabert.cli.report, durabert.report.sweep_page")
+    done = run_without("optuna", code="import durabert.cli.report, durabert.report.sweep_page")
 
     assert done.returncode == 0, done.stderr
 
 
 def test_runs_are_compared_without_torch():
-    done = run_without("torch", "import durabert.activities.comparison")
+    done = run_without("torch", code="import durabert.activities.comparison")
 
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("module", ["durabert.activities.run_record", "durabert.report.page"])
-@pytest.mark.parametrize("absent", ["torch", "transformers", "datasets", "sklearn"])
-def test_a_report_needs_no_training_library(module, absent):
-    done = run_without(absent, f"import {module}")
+def test_a_report_needs_no_training_library(module):
+    done = run_without(*TRAINING_LIBRARIES, code=f"import {module}")
 
     assert done.returncode == 0, done.stderr
 
@@ -86,7 +78,9 @@ def test_a_report_needs_no_training_library(module, absent):
     ],
 )
 def test_a_tracker_whose_library_is_not_installed_names_the_extra(package, tracker, target):
-    done = run_without(package, f"from durabert.trackers.{package} import {tracker}\n{tracker}({target!r})")
+    done = run_without(
+        package, code=f"from durabert.trackers.{package} import {tracker}\n{tracker}({target!r})"
+    )
 
     assert done.returncode == 1
     assert f"DependencyMissing: {package} is not installed; run: pip install 'durabert[{package}]'" in (
