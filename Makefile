@@ -30,7 +30,7 @@ check: $(STAMP)  ## static checks: ruff, mypy, import contracts
 	@$(BIN)/lint-imports
 
 test: $(STAMP)  ## the whole test suite
-	@$(BIN)/pytest --numprocesses 3 --dist loadfile
+	@$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 chaos: $(STAMP)  ## every fault of the chaos suite, some 40 minutes
 	@CHAOS_KILLS=20 CHAOS_RUNS=20 $(BIN)/pytest tests/chaos -m 'long or not long'

@@ -96,6 +96,6 @@ def test_a_snapshot_that_is_not_there_is_one_sentence(name, home, objects):
 
 @pytest.mark.parametrize("module", ["durabert.activities.dataset_jobs", "durabert.cli.data"])
 def test_taking_a_snapshot_needs_no_torch(module):
-    done = run_without("torch", f"import {module}, durabert.bert.snapshots, durabert.bert.snapshot_diff")
+    done = run_without("torch", code=f"import {module}, durabert.bert.snapshots, durabert.bert.snapshot_diff")
 
     assert done.returncode == 0, done.stderr
