@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell import Shell
+from tests.shell import Shell, write_reviews
 
 FAST = ("--batch-size", 8, "--lr", "5e-3", "--max-length", 32)
 
@@ -50,16 +50,17 @@ def test_a_model_that_a_gate_refuses_stays_out(terminal, champion):
     assert (model["aliases"], len(model["versions"])) == ({"champion": 1}, 1)
 
 
-def test_the_champion_is_beaten_on_rows_that_both_were_evaluated_on(terminal, champion):
+def test_the_champion_is_beaten_on_rows_that_both_were_evaluated_on(terminal, shell, champion):
+    # Rows that no other file has: the same rows are one snapshot, under the name that they first came under.
+    write_reviews(shell.directory / "contested.csv", rows=240, seed=6)
     for run in ("reviews@champion", "poor"):
-        terminal.objects("eval", run, "reviews.csv")
+        terminal.objects("eval", run, "contested.csv")
 
     worse = terminal.type("promote", "poor", "--to", "reviews@champion")
 
     assert worse.code == 1
     assert "poor is worse than good: accuracy" in worse.out
-    # The same rows are one snapshot, whatever name they first came under.
-    assert "on 240 rows of " in worse.out
+    assert "on 240 rows of contested" in worse.out
 
 
 def test_an_approval_is_waited_for_and_kept(terminal, champion):
