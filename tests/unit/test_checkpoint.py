@@ -132,6 +132,19 @@ def test_a_training_is_stopped_after_the_epoch_that_is_worse_than_its_threshold(
     assert (worse.finished, worse.epochs) == (False, 2)
 
 
+def test_a_training_that_is_further_than_where_it_is_to_be_left_makes_no_step(tmp_path, tiny):
+    config, data, shelf = config_for(tiny), sentiment_data(), Shelf()
+    run(config, data, tmp_path / "1", shelf=shelf, stopping=Stopping(2))
+    commits = list(shelf.commits)
+
+    left = run(
+        config, data, tmp_path / "2", shelf=shelf, files=dict(shelf.newest), stopping=Stopping(None, (1.1,))
+    )
+
+    assert (left.finished, left.epochs) == (False, 2)
+    assert [step for step, _ in shelf.commits] == [step for step, _ in commits]
+
+
 @pytest.mark.parametrize(("kind", "precision"), [*((kind, "fp32") for kind in DATA), ("dropout", "auto")])
 def test_a_run_stopped_again_and_again_ends_with_the_same_bits(tmp_path, kind, precision):
     make, options = DATA[kind]

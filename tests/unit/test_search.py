@@ -8,8 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durabert.specs import ErrorInfo, TrialRecord
-from durabert.workflows.search import Job, Ledger, Rules, median_thresholds, next_job, promotable
+from durabert.specs import (
+    DataSpec,
+    ErrorInfo,
+    FineTuneConfig,
+    Parameter,
+    SweepSpec,
+    SweepState,
+    TrialRecord,
+    TrialRequest,
+)
+from durabert.workflows.search import Job, Ledger, Rules, bars, median_thresholds, next_job, promotable
+from durabert.workflows.searching import ledger_of, trial_request
 
 RULES = Rules((1, 3, 9), 3, lower_is_better=False)
 
@@ -99,6 +109,75 @@ def test_who_is_among_the_best_third_of_a_rung_in_the_end_was_promoted(trials, s
         }
         for number in RULES.ranked(scores)[: len(scores) // 3]:
             assert ledger.trials[number].epochs > RULES.rungs[rung]
+
+
+def trained(request: TrialRequest, spec: SweepSpec, values: list[float], patience: int) -> TrialRecord:
+    """Return what the training of a trial comes to; it ends early where ``patience`` epochs were in vain."""
+    lower = spec.config.best_metric == "loss"
+    best = min if lower else max
+    for epoch in range(1, spec.config.epochs + 1):
+        so_far = values[:epoch]
+        in_vain = epoch - 1 - so_far.index(best(so_far))
+        if epoch == spec.config.epochs or in_vain >= patience:
+            return TrialRecord(number=request.number, status="completed", params={"a": 1}, values=so_far)
+        bar = request.thresholds[epoch - 1] if epoch <= len(request.thresholds) else None
+        is_worse = bar is not None and (best(so_far) > bar if lower else best(so_far) < bar)
+        if epoch == request.until_epoch or is_worse:
+            return TrialRecord(number=request.number, status="stopped", params={"a": 1}, values=so_far)
+    raise AssertionError
+
+
+def one_by_one(
+    spec: SweepSpec, curves: list[list[float]], *, ahead: bool, patience: int
+) -> tuple[Ledger, int]:
+    """Search with one training at a time; return the ledger and how many trainings were begun."""
+    state = SweepState(
+        snapshot="s", task="binary", metric=spec.config.best_metric, started="2026-01-01T00:00:00Z",
+        control={"concurrency": 1, "trials": spec.num_trials},
+    )  # fmt: skip
+    ledger, begun = ledger_of(spec, state), 0
+    while (job := ledger.decide(concurrency=1, num_trials=spec.num_trials, ahead=ahead)) is not None:
+        request = trial_request(spec, state, ledger, job)
+        ledger.end(ledger.begin(job), trained(request, spec, curves[job.trial - 1], patience))
+        begun += 1
+    return ledger, begun
+
+
+@given(
+    more=st.integers(0, 20), factor=st.sampled_from([2, 3, 4]), metric=st.sampled_from(["accuracy", "loss"]),
+    patience=st.integers(1, 20), chance=st.randoms(use_true_random=False),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_who_goes_on_at_once_is_who_would_have_been_promoted(more, factor, metric, patience, chance):
+    epochs = {2: 8, 3: 9, 4: 16}[factor]
+    trials = epochs + more
+    spec = SweepSpec(
+        name="s", data=DataSpec(source="x.csv"), config=FineTuneConfig(epochs=epochs, best_metric=metric),
+        space={"learning_rate": Parameter(log_uniform=(1e-5, 1e-1))}, algorithm="random", trials=trials,
+        stopping="asha", reduction_factor=factor,
+    )  # fmt: skip
+    # Few values, so that many are equal.
+    curves = [[chance.randrange(10) / 9 for _ in range(epochs)] for _ in range(trials)]
+
+    asked, trainings = one_by_one(spec, curves, ahead=False, patience=patience)
+    ahead, fewer = one_by_one(spec, curves, ahead=True, patience=patience)
+
+    assert ahead.jobs == asked.jobs
+    assert ahead.trials == asked.trials
+    assert ahead.best() == asked.best()
+    assert fewer <= trainings == len(asked.jobs)
+    assert ahead.in_flight == {}
+
+
+def test_a_trial_that_goes_on_at_once_must_be_among_the_best_of_each_rung():
+    rungs = [{1: 0.9, 2: 0.5, 3: 0.7, 4: 0.6, 5: 0.1}, {1: 0.5, 6: 0.4}, {}]
+
+    first, then = bars(rungs, Job(7, 0), RULES)
+
+    assert 0.7 < first < 0.7000001, "second of six, before the third trial"
+    assert 0.5 < then < 0.5000001, "first of three"
+    assert bars(rungs, Job(2, 0), RULES) == (0.7, then), "of two that are equal the one with the lower number"
+    assert bars([{1: 0.9}, {}, {}], Job(2, 0), RULES) == (), "of two none may go on"
 
 
 @given(scores=st.dictionaries(st.integers(1, 30), st.floats(0, 1), max_size=30), lower=st.booleans())

@@ -105,6 +105,24 @@ async def test_a_promoted_trial_goes_on_and_nothing_is_trained_twice(bench, uniq
     await replays(bench, sweep)
 
 
+async def test_one_at_a_time_a_trial_goes_on_at_once_where_it_would_be_promoted(bench, unique):
+    # Each better than the one before.
+    rates = (1e-5, 2e-5, 4e-5, 8e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1e-3)
+    space = {"learning_rate": Parameter(choice=rates)}
+    spec = asha(unique, space=space, algorithm="grid", trials=None, concurrency=1)
+    asked = spec.model_copy(update={"name": f"{unique}-asked", "budget_epochs": 1000})
+    before = await (await bench.client.start_sweep(asked)).result()
+    sweep = await bench.client.start_sweep(spec)
+
+    result = await sweep.result()
+
+    stretches = bench.activities.sweeps.stretches
+    assert decided(result) == decided(before)
+    assert stretches[f"{unique}-asked.3"] == [(1, 1), (2, 3)]
+    assert stretches[f"{unique}.3"] == [(1, 3)]
+    await replays(bench, sweep)
+
+
 async def test_the_same_sweep_decides_the_same_however_long_its_trials_take(bench, unique):
     spec = short(unique, concurrency=3, algorithm="tpe", trials=5)
     first = await (await bench.client.start_sweep(spec)).result()
@@ -193,6 +211,19 @@ async def test_a_trial_costs_fewer_than_15_events(bench, unique):
     [history] = await executions(bench, sweep)
 
     assert (len(history.events) - 20) / 6 < 15
+
+
+@pytest.mark.parametrize(("factor", "epochs"), [(2, 16), (3, 9)])
+async def test_with_all_rungs_one_at_a_time_a_trial_costs_fewer_than_15_events(bench, unique, factor, epochs):
+    spec = asha(
+        unique, config=FineTuneConfig(epochs=epochs), reduction_factor=factor, trials=40, concurrency=1
+    )
+    sweep = await bench.client.start_sweep(spec)
+    await sweep.result()
+
+    [history] = await executions(bench, sweep)
+
+    assert (len(history.events) - 20) / 40 < 15
 
 
 async def test_a_sweep_that_no_worker_answers_for_is_there_all_the_same(temporal, unique):

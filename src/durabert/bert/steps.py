@@ -6,6 +6,7 @@ A state that is saved between two events and taken up again ends with the same b
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -48,7 +49,7 @@ class Stopping:
     until_epoch: int | None = None
     """After so many epochs."""
     thresholds: tuple[float | None, ...] = ()
-    """By epoch: after it, if the best value of the metric so far is worse."""
+    """By epoch: after it, if the best value of the metric up to there is worse."""
 
 
 TO_THE_END: Final = Stopping()
@@ -202,11 +203,14 @@ def is_left(state: TrainState, plan: TrainPlan) -> bool:
     epochs, stopping = len(state.history), plan.stopping
     if stopping.until_epoch is not None and epochs >= stopping.until_epoch:
         return True
-    if state.best is None or epochs > len(stopping.thresholds):
-        return False
-    threshold = stopping.thresholds[epochs - 1]
-    return threshold is not None and is_better(
-        plan.metric, threshold, than=state.best.metrics.values[plan.metric]
+    best = itertools.accumulate(
+        (result.metrics[plan.metric] for result in state.history),
+        lambda best, value: value if is_better(plan.metric, value, than=best) else best,
+    )
+    # Each of them: the state may be further than where it had to be left.
+    return any(
+        threshold is not None and is_better(plan.metric, threshold, than=value)
+        for value, threshold in zip(best, stopping.thresholds, strict=False)
     )
 
 

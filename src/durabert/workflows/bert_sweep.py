@@ -208,7 +208,12 @@ class BertSweepWorkflow(SweepSteering):
             seconds = (workflow.now() - self._known.started).total_seconds()
             if seconds >= spec.budget_seconds:
                 return None
-        job = ledger.decide(concurrency=self.control.concurrency, num_trials=self.control.trials)
+        job = ledger.decide(
+            concurrency=self.control.concurrency,
+            num_trials=self.control.trials,
+            # What a budget bounds is asked at every rung.
+            ahead=spec.budget_epochs is None and spec.budget_seconds is None,
+        )
         if job is None or spec.budget_epochs is None:
             return job
         return job if ledger.spent() + ledger.rules.cost(job) <= spec.budget_epochs else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, median
 from typing import Final
 
@@ -25,6 +26,8 @@ class Job:
     """Number of the trial from 1."""
     rung: int
     """From 0."""
+    bars: tuple[float, ...] = ()
+    """What its best value must reach at this rung, the next and so on to go on from there at once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,14 @@ class Rules:
     def best_of(self, values: Sequence[float]) -> float:
         """Return the best of some values."""
         return min(values) if self.lower_is_better else max(values)
+
+    def reaches(self, value: float, bar: float) -> bool:
+        """Return whether a value is as good as another."""
+        return value <= bar if self.lower_is_better else value >= bar
+
+    def better_than(self, value: float) -> float:
+        """Return the least value that is better."""
+        return math.nextafter(value, -math.inf if self.lower_is_better else math.inf)
 
     def ranked(self, scores: Scores) -> list[int]:
         """Return trials from the best to the worst, those that are equal by their number."""
@@ -68,6 +79,25 @@ def promotable(rungs: Sequence[Scores], asked: Mapping[int, int], rules: Rules) 
             if asked[trial] == rung + 1:
                 return Job(trial, rung + 1)
     return None
+
+
+def bars(rungs: Sequence[Scores], job: Job, rules: Rules) -> tuple[float, ...]:
+    """Return what a trial must reach at each rung to be what ``promotable`` returns when it has come there.
+
+    That is known before if no other trial is trained meanwhile. They end at the first rung from which nothing
+    may go on yet.
+    """
+    found = []
+    for rung in range(job.rung, len(rules.rungs) - 1):
+        others = rules.ranked(rungs[rung])
+        places = (len(others) + 1) // rules.reduction_factor
+        if not places:
+            break
+        # Those before have gone on already: else one of them would be trained now.
+        rival = others[places - 1]
+        score = rungs[rung][rival]
+        found.append(score if job.trial < rival else rules.better_than(score))
+    return tuple(found)
 
 
 def next_job(
@@ -119,11 +149,23 @@ class Ledger:
     trials: dict[int, TrialRecord] = field(default_factory=dict)
     known: int = 0
     """How many trainings, from the first on, have been taken into account."""
-    in_flight: set[int] = field(default_factory=set)
-    """Places in ``jobs`` of the trainings that go on."""
+    in_flight: dict[int, Job] = field(default_factory=dict)
+    """The trainings that go on, by their places in ``jobs``."""
 
-    def decide(self, *, concurrency: int, num_trials: int) -> Job | None:
-        """Return what to begin now; none: something must end first, or nothing is left to begin."""
+    def decide(self, *, concurrency: int, num_trials: int, ahead: bool = False) -> Job | None:
+        """Return what to begin now; none: something must end first, or nothing is left to begin.
+
+        Args:
+            concurrency: trainings at once.
+            num_trials: of the search.
+            ahead: where one is trained at a time, decide beforehand from which rungs it goes on at once.
+        """
+        job = self._decide(concurrency, num_trials)
+        if job is None or not ahead or concurrency > 1:
+            return job
+        return replace(job, bars=bars(self.rungs(), job, self.rules))
+
+    def _decide(self, concurrency: int, num_trials: int) -> Job | None:
         if len(self.in_flight) >= concurrency:
             return None
         if not self.reproducible:
@@ -140,15 +182,20 @@ class Ledger:
     def begin(self, job: Job) -> int:
         """Take note that a training begins; return its place."""
         self.jobs.append(job.trial)
-        self.in_flight.add(len(self.jobs) - 1)
+        self.in_flight[len(self.jobs) - 1] = job
         known = self.trials.get(job.trial) or TrialRecord(number=job.trial)
         self.trials[job.trial] = known.model_copy(update={"status": "running"})
         return len(self.jobs) - 1
 
     def end(self, place: int, record: TrialRecord) -> None:
-        """Take note of how a training ended."""
-        self.in_flight.discard(place)
+        """Take note of how a training ended, and of the rungs from which it went on at once."""
+        job = self.in_flight.pop(place)
         self.trials[record.number] = record
+        for rung, bar in enumerate(job.bars, start=job.rung):
+            score = self._score(record, rung)
+            if record.status == "failed" or score is None or not self.rules.reaches(score, bar):
+                break
+            self.jobs.append(job.trial)
 
     def rungs(self) -> list[dict[int, float]]:
         """Return what is known of each rung."""

@@ -21,6 +21,7 @@ def ledger_of(spec: SweepSpec, state: SweepState | None) -> Ledger:
 def trial_request(spec: SweepSpec, state: SweepState, ledger: Ledger, job: Job) -> TrialRequest:
     """Return what the workflow of a trial is asked for, by what is known before it begins."""
     rungs, record = ledger.rules.rungs, ledger.trials.get(job.trial)
+    highest = job.rung + len(job.bars)
     return TrialRequest(
         sweep=spec.name,
         number=job.trial,
@@ -30,8 +31,8 @@ def trial_request(spec: SweepSpec, state: SweepState, ledger: Ledger, job: Job) 
         config=spec.config.model_copy(update={"best_metric": state.metric}),
         params=record.params if record else None,
         suggestion=None if record else _suggestion(spec, ledger, job.trial),
-        until_epoch=rungs[job.rung] if job.rung < len(rungs) - 1 else None,
-        thresholds=_thresholds(spec, ledger),
+        until_epoch=rungs[highest] if highest < len(rungs) - 1 else None,
+        thresholds=_thresholds(spec, ledger, job),
         checkpoints=spec.checkpoints,
     )
 
@@ -53,7 +54,9 @@ def _suggestion(spec: SweepSpec, ledger: Ledger, trial: int) -> SuggestionReques
     )
 
 
-def _thresholds(spec: SweepSpec, ledger: Ledger) -> tuple[float | None, ...]:
-    if spec.stopping != "median":
-        return ()
-    return median_thresholds(ledger.curves(), min_epochs=spec.min_epochs, max_epochs=spec.config.epochs)
+def _thresholds(spec: SweepSpec, ledger: Ledger, job: Job) -> tuple[float | None, ...]:
+    if spec.stopping == "median":
+        return median_thresholds(ledger.curves(), min_epochs=spec.min_epochs, max_epochs=spec.config.epochs)
+    rungs = ledger.rules.rungs[job.rung :]
+    bar_of = dict(zip(rungs, job.bars, strict=False))
+    return tuple(bar_of.get(epoch) for epoch in range(1, max(bar_of, default=0) + 1))

@@ -116,4 +116,6 @@ class BertTrialWorkflow:
 
 def stretch_of(request: TrialRequest) -> str:
     """Say how far a trial is to be trained."""
-    return "to the end" if request.until_epoch is None else f"until epoch {request.until_epoch}"
+    end = "to the end" if request.until_epoch is None else f"until epoch {request.until_epoch}"
+    asked = [epoch for epoch, bar in enumerate(request.thresholds, start=1) if bar is not None]
+    return f"{end}, if good enough after epoch {' and '.join(map(str, asked))}" if asked else end
