@@ -13,6 +13,7 @@ from durabert.bert.batches import PaddedLayout
 from durabert.bert.dropout import Masks
 from durabert.bert.packed_attention import install as install_packing
 from durabert.bert.packing import PackedLayout
+from durabert.bert.threads import team
 from tests.tiny import FAMILIES
 from tests.unit.test_packing import CPU, classifier, logits_and_gradients, tokens
 
@@ -129,8 +130,8 @@ def test_dropout_keeps_what_it_should_and_no_two_places_agree():
 
     def kept(site):
         kernels.dropout_add_norm(
-            ones, np.zeros_like(ones), np.ones(64, np.float32), np.zeros(64, np.float32), np.float32(1e-12),
-            *site.key, site.dropped, site.scale, total, out, moments[0], moments[1],
+            team(), ones, np.zeros_like(ones), np.ones(64, np.float32), np.zeros(64, np.float32),
+            np.float32(1e-12), *site.key, site.dropped, site.scale, total, out, moments[0], moments[1],
         )  # fmt: skip
         return total != 0
 
@@ -153,8 +154,8 @@ def test_weights_are_those_of_a_softmax(values):
     weights, kept = np.empty_like(scores), np.empty_like(scores)
 
     kernels.weigh(
-        scores, np.array([50]), 1, np.float32(0.5), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
-        0, weights, kept,
+        team(), scores, np.array([50]), 1, np.float32(0.5), np.uint32(0), np.uint32(0), np.uint32(0),
+        np.float32(1), 0, weights, kept,
     )  # fmt: skip
 
     expected = torch.softmax(torch.from_numpy(scores[:, :50, :50]) * 0.5, -1)
@@ -174,7 +175,7 @@ def test_bfloat16_is_rounded_to_the_nearest_even():
     bits = [kernels.array_of(tensor) for tensor in (half, torch.zeros_like(half), ones, zeros)]
 
     kernels.dropout_add_norm(
-        *bits, np.float32(1e-12), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
+        team(), *bits, np.float32(1e-12), np.uint32(0), np.uint32(0), np.uint32(0), np.float32(1),
         kernels.array_of(total), kernels.array_of(out), moments[0], moments[1],
     )  # fmt: skip
 

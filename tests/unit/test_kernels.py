@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numba import njit
 
 from durabert.bert import adamw, kernels
+from durabert.bert.threads import ALONE, alone, on_team, team
 
 WIDTH = 32
 SITE = (np.uint32(123), np.uint32(77), np.uint32(6554), np.float32(1.1))
@@ -42,24 +44,24 @@ def placed(order, shapes):
     return arrays
 
 
-def add_norm(branch, trunk, scale, shift, total, out, moments):
+def add_norm(branch, trunk, scale, shift, total, out, moments, threads=ALONE):
     kernels.dropout_add_norm(
-        branch, trunk, scale, shift, np.float32(1e-12), *SITE, total, out, moments[0], moments[1]
+        threads, branch, trunk, scale, shift, np.float32(1e-12), *SITE, total, out, moments[0], moments[1]
     )
 
 
-def add_norm_back(gradient, total, moments, scale, trunk, branch, sums):
+def add_norm_back(gradient, total, moments, scale, trunk, branch, sums, threads=ALONE):
     kernels.dropout_add_norm_backward(
-        gradient, total, moments[0], moments[1], scale, *SITE, trunk, branch, sums
+        threads, gradient, total, moments[0], moments[1], scale, *SITE, trunk, branch, sums
     )
 
 
-def weigh(scores, weights, kept):
-    kernels.weigh(scores, np.array([29, 31]), 1, np.float32(0.3), *SITE, 0, weights, kept)
+def weigh(scores, weights, kept, threads=ALONE):
+    kernels.weigh(threads, scores, np.array([29, 31]), 1, np.float32(0.3), *SITE, 0, weights, kept)
 
 
-def weigh_back(change, weights):
-    kernels.weigh_backward(change, np.array([29, 31]), 1, weights, np.float32(0.3), *SITE, 0)
+def weigh_back(change, weights, threads=ALONE):
+    kernels.weigh_backward(threads, change, np.array([29, 31]), 1, weights, np.float32(0.3), *SITE, 0)
 
 
 def move(weight, change, first, second):
@@ -81,7 +83,7 @@ CASES = {
         add_norm_back,
         {
             "gradient": ROWS, "total": ROWS, "moments": (2, 9), "scale": (WIDTH,), "trunk": ROWS,
-            "branch": ROWS, "sums": (3, WIDTH),
+            "branch": ROWS, "sums": (4, 3, WIDTH),
         },
     ),
     "weigh": (weigh, {"scores": SQUARE, "weights": SQUARE, "kept": SQUARE}),
@@ -101,6 +103,71 @@ def test_arrays_may_lie_side_by_side(case):
         kernel(**found)
         for name in shapes:
             assert found[name].tobytes() == apart[name].tobytes(), (order, name)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "move"])
+def test_the_number_of_threads_changes_no_bit(case):
+    kernel, shapes = CASES[case]
+    alone, shared = placed((), shapes), placed((), shapes)
+    kernel(**alone)
+    with threads_of_torch(3):
+        kernel(**shared, threads=team())
+
+    for name in shapes:
+        assert shared[name].tobytes() == alone[name].tobytes(), name
+
+
+@contextlib.contextmanager
+def threads_of_torch(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
+@njit
+def _sign(number, of, number_N, of_N):
+    number_N[number] += 1
+    of_N[number] = of
+
+
+@njit
+def sign(team, *arguments):
+    on_team(_sign, team, arguments)
+
+
+def test_each_thread_of_a_team_is_there_once():
+    counts, sizes = np.zeros((2, 3), np.int64)
+    with threads_of_torch(3):
+        sign(team(), counts, sizes)
+        assert (counts.tolist(), sizes.tolist()) == ([1, 1, 1], [3, 3, 3])
+        with alone():
+            sign(team(), counts, sizes)
+
+    assert (counts.tolist(), sizes.tolist()) == ([2, 1, 1], [1, 3, 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fork server is there on Linux")
+def test_a_process_that_is_forked_from_one_with_ready_kernels_has_a_team_of_its_own():
+    code = """
+import os, torch
+from durabert.bert import compiled
+from tests.unit.test_kernels import np, sign, team, threads_of_torch
+
+child = os.fork()
+if child == 0:
+    counts, sizes = np.zeros((2, 3), np.int64)
+    with threads_of_torch(3):
+        sign(team(), counts, sizes)
+    os._exit(counts.tolist() == [1, 1, 1])
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a hole in the heap of glibc")

@@ -171,7 +171,7 @@ def test_a_number_that_is_none_stays_visible_in_norm_and_weights():
         assert optimizer.gradient_norm({model.weight: torch.full((1, 64), value)}) == float("inf")
 
 
-def test_a_forked_process_makes_steps_with_threads_of_its_own():
+def test_a_process_that_is_forked_from_one_with_threads_makes_steps():
     code = """
 import os, torch
 from durabert.bert import compiled

@@ -2,21 +2,21 @@
 
 The gradient is read in the precision that it has, clipped on the way, and the weights in half precision are
 written while those in float32 are at hand. Of an embedding only the rows that ever had a gradient move; the
-others have moments of 0 and decay.
+others have moments of 0 and decay. Each thread makes its share of a step in one call: a call for each of a
+hundred parameters took as long as the work.
 
-Shape letters: V tokens of a vocabulary, F values of each, R of them in a batch.
+Shape letters: V tokens of a vocabulary, F values of each, R of them in a batch, P parameters, B blocks.
 """
 
-# ruff: noqa: ANN001, ANN202 - numba compiles by the types that it is called with
+# ruff: noqa: ANN001, ANN002, ANN202 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +25,8 @@ from numba import njit
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from durabert.bert.kernels import OPTIONS, array_of, narrowed, widened
+from durabert.bert.kernels import OPTIONS, array_of, narrowed, values_at, widened
+from durabert.bert.threads import on_team, share, team
 
 BETAS: Final = (0.9, 0.999)
 EPSILON: Final = 1e-8
@@ -33,8 +34,14 @@ BLOCK: Final = 4096
 """Values that stay in the cache of a core between two loops over them; no thread gets a part of that, so that
 the number of threads changes no bit."""
 Gradients = Mapping[torch.nn.Parameter, torch.Tensor]
-Part = Callable[[int, int], float | None]
-"""Work that is shared among threads: the number of the thread, and how many there are."""
+"""By the parameter."""
+Numbers = tuple[np.float32, ...]
+"""Of a step: what gradients are scaled by, and decay, rate and spread as ``_moved`` takes them."""
+LIKE: Final[dict[torch.dtype, NDArray[Any]]] = {
+    torch.bfloat16: np.zeros(1, np.int16),
+    torch.float32: np.zeros(1, np.float32),
+}
+"""By the type of a tensor what kernels know the type of its values by."""
 
 
 @register_jitable(inline="always")
@@ -67,9 +74,10 @@ def _move(weight, change, first, second, half, scale, decay, rate, spread):
 
 @njit(**OPTIONS)
 def _move_rows(
-    begin, end, weight_VF, row_V, change_RF, first_VF, second_VF, moves_V, scale, decay, rate, spread
+    number, of, weight_VF, row_V, change_RF, first_VF, second_VF, moves_V, scale, decay, rate, spread
 ):  # fmt: skip
     zero = np.float32(0.0)
+    begin, end = share(len(weight_VF), number, of)
     for v in range(begin, end):
         row = row_V[v]
         if row >= 0:
@@ -84,22 +92,64 @@ def _move_rows(
                 weight_VF[v, f], first_VF[v, f], second_VF[v, f] = _moved(
                     weight_VF[v, f], zero, first_VF[v, f], second_VF[v, f], decay, rate, spread
                 )
-        else:
+        elif decay != 1:
             for f in range(weight_VF.shape[1]):
                 weight_VF[v, f] *= decay
 
 
+@register_jitable
+def _part(size, number, of):
+    """Return where the share of a thread begins and ends: whole blocks, but for the end of all."""
+    begin, end = size * number // of // BLOCK * BLOCK, size * (number + 1) // of // BLOCK * BLOCK
+    return begin, size if number + 1 == of else end
+
+
 @njit(**OPTIONS)
-def _sum_of_squares(change):
-    total = 0.0
-    for start in range(0, len(change), BLOCK):
-        c = change[start : start + BLOCK]
-        part = np.float32(0.0)
-        for i in range(len(c)):
-            x = widened(c[i])
-            part += x * x
-        total += float(part)
-    return total
+def _move_all(number, of, size_P, address_P5, numbers_P4, change_like, half_like):
+    like = np.empty(0, np.float32)
+    for p in range(len(size_P)):
+        size = size_P[p]
+        begin, end = _part(size, number, of)
+        scale, decay, rate, spread = numbers_P4[p]
+        weight = values_at(address_P5[p, 0], size, like)[begin:end]
+        change = values_at(address_P5[p, 1], size, change_like)[begin:end]
+        first = values_at(address_P5[p, 2], size, like)[begin:end]
+        second = values_at(address_P5[p, 3], size, like)[begin:end]
+        if half_like is None:
+            _move(weight, change, first, second, None, scale, decay, rate, spread)
+        else:
+            half = values_at(address_P5[p, 4], size, half_like)[begin:end]
+            _move(weight, change, first, second, half, scale, decay, rate, spread)
+
+
+@njit(**OPTIONS)
+def _square_all(number, of, size_P, address_P, block_P, change_like, sum_B):
+    """Write the sum of squares of each block; those of a parameter begin at ``block_P``."""
+    for p in range(len(size_P)):
+        begin, end = _part(size_P[p], number, of)
+        change = values_at(address_P[p], size_P[p], change_like)
+        for start in range(begin, end, BLOCK):
+            c = change[start : min(start + BLOCK, end)]
+            part = np.float32(0.0)
+            for i in range(len(c)):
+                x = widened(c[i])
+                part += x * x
+            sum_B[block_P[p] + start // BLOCK] = part
+
+
+@njit(**OPTIONS)
+def _on_team_move_rows(team, *arguments):
+    on_team(_move_rows, team, arguments)
+
+
+@njit(**OPTIONS)
+def _on_team_move_all(team, *arguments):
+    on_team(_move_all, team, arguments)
+
+
+@njit(**OPTIONS)
+def _on_team_square_all(team, *arguments):
+    on_team(_square_all, team, arguments)
 
 
 class CpuAdamW:
@@ -114,7 +164,18 @@ class CpuAdamW:
 
     def gradient_norm(self, gradients: Gradients) -> float:
         """Return the global L2 norm of the gradient."""
-        return math.sqrt(sum(_shared([_squares(gradient) for gradient in gradients.values()])))
+        values = [
+            one.coalesce().values() if one.is_sparse else one.contiguous() for one in gradients.values()
+        ]
+        sizes = np.array([one.numel() for one in values], np.int64)
+        addresses = np.array([one.data_ptr() for one in values], np.int64)
+        blocks = np.cumsum([0, *(-(-sizes // BLOCK))])
+        sum_B = np.empty(blocks[-1])
+        for dtype in {one.dtype for one in values}:
+            of_it = [number for number, one in enumerate(values) if one.dtype == dtype]
+            _on_team_square_all(team(), sizes[of_it], addresses[of_it], blocks[of_it], LIKE[dtype], sum_B)
+        # Exact, hence the same in any order.
+        return math.sqrt(math.fsum(sum_B))
 
     def update(
         self,
@@ -136,57 +197,35 @@ class CpuAdamW:
             Pascanu et al. 2013, section 3.2.
         """
         scale = 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
-        parts: list[Part] = []
+        kinds: defaultdict[tuple[torch.dtype, torch.dtype | None], list[_Move]] = defaultdict(list)
         for group in self.param_groups:
+            numbers = functools.cache(functools.partial(_numbers, group, scale))
             for parameter in group["params"]:
-                if (gradient := gradients.get(parameter)) is not None:
-                    numbers = (np.float32(scale), *self._numbers(parameter, group))
-                    parts.append(self._move_of(parameter, gradient, halves.get(parameter), numbers))
-        _shared(parts)
+                if (gradient := gradients.get(parameter)) is None:
+                    continue
+                step = self._next_step(parameter)
+                if gradient.is_sparse:
+                    self._move_rows(parameter, gradient, numbers(step))
+                    continue
+                half, state = halves.get(parameter), self.state[parameter]
+                move = _Move(
+                    (parameter, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], half),
+                    numbers(step),
+                )
+                kinds[gradient.dtype, None if half is None else half.dtype].append(move)
+        for (change, like), moves in kinds.items():
+            _move_together(moves, LIKE[change], None if like is None else LIKE[like])
 
-    def _numbers(self, parameter: torch.nn.Parameter, group: dict[str, Any]) -> tuple[np.float32, ...]:
+    def _next_step(self, parameter: torch.nn.Parameter) -> int:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        step = state["step"].item()
-        corrections = [1 - beta**step for beta in BETAS]
-        return (
-            np.float32(1 - group["lr"] * group["weight_decay"]),
-            np.float32(group["lr"] / corrections[0]),
-            np.float32(1 / math.sqrt(corrections[1])),
-        )
+        return int(state["step"].item())
 
-    def _move_of(
-        self,
-        parameter: torch.nn.Parameter,
-        gradient: torch.Tensor,
-        half: torch.Tensor | None,
-        numbers: tuple[np.float32, ...],
-    ) -> Part:
-        state = self.state[parameter]
-        if gradient.is_sparse:
-            return self._move_of_rows(parameter, gradient, numbers)
-        weight, change, first, second = (
-            array_of(tensor.view(-1))
-            for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
-        )
-        written = None if half is None else array_of(half.view(-1))
-
-        def move(number: int, of: int) -> None:
-            part = _part(len(weight), number, of)
-            _move(
-                weight[part], change[part], first[part], second[part],
-                None if written is None else written[part], *numbers,
-            )  # fmt: skip
-
-        return move
-
-    def _move_of_rows(
-        self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: tuple[np.float32, ...]
-    ) -> Part:
+    def _move_rows(self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: Numbers) -> None:
         state = self.state[parameter]
         weight_VF, first_VF, second_VF = map(array_of, (parameter, state["exp_avg"], state["exp_avg_sq"]))
         if parameter not in self._moves:
@@ -196,30 +235,64 @@ class CpuAdamW:
         change_RF = array_of(gradient.values())
         row_V = np.full(len(weight_VF), -1, np.int64)
         row_V[gradient.indices()[0].numpy()] = np.arange(len(change_RF))
+        _on_team_move_rows(
+            team(), weight_VF, row_V, change_RF, first_VF, second_VF, self._moves[parameter], *numbers
+        )
 
-        def move(number: int, of: int) -> None:
-            begin, end = len(weight_VF) * number // of, len(weight_VF) * (number + 1) // of
-            _move_rows(
-                begin, end, weight_VF, row_V, change_RF, first_VF, second_VF, self._moves[parameter], *numbers
-            )
 
-        return move
+@dataclass(frozen=True)
+class _Move:
+    """A parameter in a step."""
+
+    tensors: tuple[torch.Tensor | None, ...]
+    """Weight, gradient, first and second moment, and the weight in half precision if there is one."""
+    numbers: Numbers
+
+    @property
+    def size(self) -> int:
+        assert self.tensors[0] is not None
+        return self.tensors[0].numel()
+
+    @property
+    def addresses(self) -> list[int]:
+        return [0 if tensor is None else tensor.data_ptr() for tensor in self.tensors]
+
+
+def _numbers(group: dict[str, Any], scale: float, step: int) -> Numbers:
+    corrections = [1 - beta**step for beta in BETAS]
+    return (
+        np.float32(scale),
+        np.float32(1 - group["lr"] * group["weight_decay"]),
+        np.float32(group["lr"] / corrections[0]),
+        np.float32(1 / math.sqrt(corrections[1])),
+    )
+
+
+def _move_together(moves: Sequence[_Move], change_like: NDArray[Any], half_like: NDArray[Any] | None) -> None:
+    sizes = np.array([one.size for one in moves])
+    addresses = np.array([one.addresses for one in moves])
+    numbers = np.array([one.numbers for one in moves])
+    _on_team_move_all(team(), sizes, addresses, numbers, change_like, half_like)
 
 
 def make_ready() -> None:
     """Call each kernel with values of the types that a step calls it with."""
-    numbers = (np.float32(1), np.float32(1), np.float32(0), np.float32(1))
-    weight, first, second = np.zeros((3, 2, 16), np.float32)
-    for dtype, half in (
-        (np.int16, np.zeros(16, np.int16)),
-        (np.float32, np.zeros(16, np.int16)),
-        (np.float32, None),
-    ):
-        change = np.zeros(16, dtype)
-        _move(weight[0], change, first[0], second[0], half, *numbers)
-        _sum_of_squares(change)
-    row_V, moves_V = np.array([0, -1]), np.zeros(2, np.bool_)
-    _move_rows(0, 2, weight, row_V, np.zeros((1, 16), np.float32), first, second, moves_V, *numbers)
+    weight = torch.zeros(2, 16)
+    for dtype, half in ((torch.bfloat16, True), (torch.float32, True), (torch.float32, False)):
+        model = torch.nn.Linear(16, 2, bias=False)
+        optimizer = CpuAdamW(model, weight_decay=0.0)
+        gradients: Gradients = {_parameter(model): weight.to(dtype)}
+        halves: Gradients = {_parameter(model): weight.bfloat16()} if half else {}
+        optimizer.gradient_norm(gradients)
+        optimizer.update(gradients, halves, norm=1.0, clip_norm=None)
+    rows = torch.nn.Embedding(2, 16)
+    place = torch.zeros((1, 1), dtype=torch.int64)
+    gradient = torch.sparse_coo_tensor(place, weight[:1], (2, 16), check_invariants=False)
+    CpuAdamW(rows, weight_decay=0.0).update({_parameter(rows): gradient}, {}, norm=1.0, clip_norm=None)
+
+
+def _parameter(layer: torch.nn.Module) -> torch.nn.Parameter:
+    return next(layer.parameters())
 
 
 def parameter_groups(model: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -234,40 +307,3 @@ def parameter_groups(model: torch.nn.Module, *, weight_decay: float) -> list[dic
         {"params": [one for one in parameters if one.ndim > 1], "weight_decay": weight_decay},
         {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _squares(gradient: torch.Tensor) -> Part:
-    values = gradient.coalesce().values() if gradient.is_sparse else gradient
-    change = array_of(values.reshape(-1))
-
-    def sum_of_squares(number: int, of: int) -> float:
-        total: float = _sum_of_squares(change[_part(len(change), number, of)])
-        return total
-
-    return sum_of_squares
-
-
-def _part(size: int, number: int, of: int) -> slice:
-    begin, end = (size * part // of // BLOCK * BLOCK for part in (number, number + 1))
-    return slice(begin, size if number + 1 == of else end)
-
-
-def _shared(parts: Sequence[Part]) -> Iterator[float]:
-    """Do all parts with as many threads as torch computes with, and return what they returned, in order."""
-    of = torch.get_num_threads()
-
-    def all_parts(number: int) -> list[float | None]:
-        return [part(number, of) for part in parts]
-
-    waiting = [_threads(of).submit(all_parts, number) for number in range(1, of)]
-    done = [all_parts(0), *(one.result() for one in waiting)]
-    return (value for results in done for value in results if value is not None)
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, "adamw")
-
-
-# A child has none of the threads of the process that it was forked from.
-os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -59,9 +60,15 @@ class Forward:
             logits = self.model(**inputs).logits
         return logits.float()
 
+    @cached_property
+    def parameters(self) -> tuple[torch.nn.Parameter, ...]:
+        """The model's own weights; to look for them takes as long as a small product."""
+        return tuple(self.model.parameters())
+
     def forget_gradients(self) -> None:
         """Forget the gradients of the step before."""
-        self.model.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         if self.half is not None:
             self.half.forget_gradients()
 
@@ -98,9 +105,7 @@ class Forward:
 
     def gradients(self) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Return the gradients of the model's own weights, in fp32 or as the backward pass has left them."""
-        taken = {
-            parameter: parameter.grad for parameter in self.model.parameters() if parameter.grad is not None
-        }
+        taken = {parameter: parameter.grad for parameter in self.parameters if parameter.grad is not None}
         return taken if self.half is None else taken | self.half.gradients()
 
     def halves(self) -> dict[torch.nn.Parameter, torch.Tensor]:

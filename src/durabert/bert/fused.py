@@ -22,6 +22,7 @@ from durabert.bert import kernels
 from durabert.bert.dropout import Masks, Site
 from durabert.bert.kernels import array_of
 from durabert.bert.packing import Packing, Rows, padded_first
+from durabert.bert.threads import team
 
 LAYERS: Final = ("BertLayer", "RobertaLayer", "ElectraLayer", "XLMRobertaLayer", "CamembertLayer")
 """Classes of Transformers that are such layers, with a norm after attention and after feed-forward."""
@@ -91,8 +92,8 @@ class _How:
             scores = torch.bmm(queries, keys.transpose(1, 2))
             weights, kept = torch.empty_like(scores), torch.empty_like(scores)
             kernels.weigh(
-                array_of(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key, site.dropped,
-                site.scale, bucket.start, array_of(weights), array_of(kept),
+                team(), array_of(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key,
+                site.dropped, site.scale, bucket.start, array_of(weights), array_of(kept),
             )  # fmt: skip
             attended.append(torch.bmm(kept, values).view(-1, width))
             saved += [weights, kept]
@@ -117,7 +118,7 @@ class _How:
             torch.bmm(kept.transpose(1, 2), out, out=dv)
             change = torch.bmm(out, values.transpose(1, 2))
             kernels.weigh_backward(
-                array_of(change), bucket.sizes_N, places.num_heads, array_of(weights), self.scaling,
+                team(), array_of(change), bucket.sizes_N, places.num_heads, array_of(weights), self.scaling,
                 *site.key, site.dropped, site.scale, bucket.start,
             )  # fmt: skip
             torch.bmm(change, keys, out=dq)
@@ -134,7 +135,8 @@ class _How:
         moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
         given = [array_of(tensor) for tensor in (branch, trunk, scale, shift)]
         results = [array_of(tensor) for tensor in (total, out, moments[0], moments[1])]
-        kernels.dropout_add_norm(*given, self.epsilon, *site.key, site.dropped, site.scale, *results)
+        numbers = (self.epsilon, *site.key, site.dropped, site.scale)
+        kernels.dropout_add_norm(team(), *given, *numbers, *results)
         return out, total, moments
 
     def add_norm_back(
@@ -147,11 +149,12 @@ class _How:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
         trunk, branch = torch.empty_like(total), torch.empty_like(total)
-        sums = torch.zeros((3, total.shape[1]))
+        sums = torch.zeros((kernels.CHUNKS, 3, total.shape[1]))
         given = [array_of(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
         results = [array_of(tensor) for tensor in (trunk, branch, sums)]
-        kernels.dropout_add_norm_backward(*given, *site.key, site.dropped, site.scale, *results)
-        return trunk, branch, sums
+        numbers = (*site.key, site.dropped, site.scale)
+        kernels.dropout_add_norm_backward(team(), *given, *numbers, *results)
+        return trunk, branch, sums[0]
 
 
 def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:

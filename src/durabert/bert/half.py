@@ -22,6 +22,9 @@ class HalfWeights:
         self._in_use = False
         embedding = model.get_input_embeddings()
         embedding.register_forward_hook(self._convert)
+        # To look for them at each call takes as long as some products.
+        names = dict(model.named_parameters(remove_duplicate=False))
+        self._has_ties = len(names) > len(set(names.values()))
         self._masters: dict[str, torch.nn.Parameter] = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -42,7 +45,7 @@ class HalfWeights:
         """Call the model with these weights."""
         self._in_use = True
         try:
-            return functional_call(self._model, self._halves, kwargs=inputs)
+            return functional_call(self._model, self._halves, kwargs=inputs, tie_weights=self._has_ties)
         finally:
             self._in_use = False
 

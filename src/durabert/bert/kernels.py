@@ -2,12 +2,14 @@
 
 Values are float32, or bfloat16 as the int16 with the same bits, since numpy and numba do not know it; sums
 are in float32. Dropout draws nothing: whether a value is kept is a function of a key and of its place,
-computed again on the way back.
+computed again on the way back. Each kernel is given the team of threads that share its rows, whose number
+changes no bit.
 
-Shape letters: T tokens, F values of a token, N sequences, L places of a sequence, R sequences and heads.
+Shape letters: T tokens, F values of a token, N sequences, L places of a sequence, R sequences and heads, C
+chunks of the tokens.
 """
 
-# ruff: noqa: ANN001, ANN201, ANN202, ARG001, ARG005 - numba compiles by the types that it is called with
+# ruff: noqa: ANN001, ANN002, ANN201, ANN202, ARG001, ARG005 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 
@@ -16,9 +18,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import overload, register_jitable
+from numba import carray, njit, types
+from numba.core.cgutils import voidptr_t
+from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
+
+from durabert.bert.threads import on_team, share
 
 _FAST: Final = {"contract", "reassoc", "nsz", "arcp"}
 """Sums may be taken in another order, the same in each run; not numbers stay what they are."""
@@ -33,14 +38,31 @@ LONGEST: Final = 1 << 9
 
 LANES: Final = 16
 """Values of float32 in a vector."""
+CHUNKS: Final = 8
+"""Parts of the tokens of which sums are taken one by one, however many threads there are."""
 APART: Final = 1024
 """Values of float32, a page, between a kernel's own memory and what lies before and after it."""
 
 
 def array_of(tensor: torch.Tensor) -> NDArray[Any]:
     """Return a tensor on the CPU as the array that kernels take, in the same memory."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+@intrinsic
+def _pointer(_, address):
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+@register_jitable(inline="always")
+def values_at(address, size, like):
+    """Return the values that begin at an address, of the type of those of ``like``; inside of kernels."""
+    return carray(_pointer(address), (size,), like.dtype)
 
 
 def widened(value):
@@ -125,18 +147,14 @@ def _exp(x):
 
 
 @njit(**OPTIONS)
-def dropout_add_norm(
-    branch_TF, trunk_TF, scale_F, shift_F, epsilon, key0, key1, dropped, kept_scale,
+def _dropout_add_norm(
+    number, of, branch_TF, trunk_TF, scale_F, shift_F, epsilon, key0, key1, dropped, kept_scale,
     sum_TF, out_TF, mean_T, spread_T,
 ):  # fmt: skip
-    """Write the layer norm of trunk and dropped branch, and their sum and its moments for the way back.
-
-    Source:
-        Ba et al. 2016; dropout: Srivastava et al. 2014, scaled while training.
-    """
     width = branch_TF.shape[1]
     row = _own_row(width)
-    for t in range(branch_TF.shape[0]):
+    begin, end = share(branch_TF.shape[0], number, of)
+    for t in range(begin, end):
         total = np.float32(0.0)
         for f in range(width):
             x = widened(branch_TF[t, f]) * kept_scale
@@ -158,14 +176,27 @@ def dropout_add_norm(
 
 
 @njit(**OPTIONS)
-def dropout_add_norm_backward(
-    gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
+def _dropout_add_norm_backward(
+    number, of, gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
+    trunk_TF, branch_TF, sums_C3F,
+):  # fmt: skip
+    first, last = share(len(sums_C3F), number, of)
+    for chunk in range(first, last):
+        begin, end = share(gradient_TF.shape[0], chunk, len(sums_C3F))
+        _rows_backward(
+            begin, end, gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
+            trunk_TF, branch_TF, sums_C3F[chunk],
+        )  # fmt: skip
+
+
+@njit(**OPTIONS)
+def _rows_backward(
+    begin, end, gradient_TF, sum_TF, mean_T, spread_T, scale_F, key0, key1, dropped, kept_scale,
     trunk_TF, branch_TF, sums_3F,
 ):  # fmt: skip
-    """Write the gradients of trunk and branch, and add those of scale, shift and bias to ``sums_3F``."""
     width = gradient_TF.shape[1]
     one = np.float32(1.0) / np.float32(width)
-    for t in range(gradient_TF.shape[0]):
+    for t in range(begin, end):
         mean, spread = mean_T[t], spread_T[t]
         first = np.float32(0.0)
         second = np.float32(0.0)
@@ -190,9 +221,91 @@ def dropout_add_norm_backward(
 
 
 @njit(**OPTIONS)
-def weigh(
-    scores_RLL, length_N, num_heads, scaling, key0, key1, dropped, kept_scale, start, weights_RLL, kept_RLL
-):
+def _weigh(
+    number, of, scores_RLL, length_N, num_heads, scaling, key0, key1, dropped, kept_scale, start,
+    weights_RLL, kept_RLL,
+):  # fmt: skip
+    places = scores_RLL.shape[2]
+    row = _own_row(places)
+    begin, end = share(len(scores_RLL), number, of)
+    weights_RLL[begin:end] = 0
+    kept_RLL[begin:end] = 0
+    for r in range(begin, min(end, len(length_N) * num_heads)):
+        length = length_N[r // num_heads]
+        # Over whole vectors: a loop to the length goes value by value.
+        wide = min(places, (length + LANES - 1) // LANES * LANES)
+        for i in range(length):
+            largest = np.float32(-np.inf)
+            for j in range(length):
+                largest = max(largest, widened(scores_RLL[r, i, j]))
+            total = np.float32(0.0)
+            for j in range(wide):
+                x = _exp(min(widened(scores_RLL[r, i, j]) - largest, np.float32(0.0)) * scaling)
+                x = x if j < length else np.float32(0.0)
+                row[j] = x
+                total += x
+            inverse = np.float32(1.0) / total
+            place = np.uint32((start + r * places + i) * LONGEST)
+            for j in range(wide):
+                x = row[j] * inverse
+                kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
+                weights_RLL[r, i, j] = narrowed(x, weights_RLL[r, i, j])
+                x = x * kept_scale if kept else np.float32(0.0)
+                kept_RLL[r, i, j] = narrowed(x, kept_RLL[r, i, j])
+
+
+@njit(**OPTIONS)
+def _weigh_backward(
+    number, of, change_RLL, length_N, num_heads, weights_RLL, scaling, key0, key1, dropped, kept_scale, start
+):  # fmt: skip
+    places = change_RLL.shape[2]
+    row = _own_row(places)
+    begin, end = share(len(change_RLL), number, of)
+    for r in range(begin, min(end, len(length_N) * num_heads)):
+        length = length_N[r // num_heads]
+        wide = min(places, (length + LANES - 1) // LANES * LANES)
+        for i in range(length):
+            place = np.uint32((start + r * places + i) * LONGEST)
+            mean = np.float32(0.0)
+            for j in range(wide):
+                kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
+                x = widened(change_RLL[r, i, j]) * kept_scale if kept else np.float32(0.0)
+                row[j] = x
+                mean += x * widened(weights_RLL[r, i, j])
+            for j in range(wide):
+                x = widened(weights_RLL[r, i, j]) * (row[j] - mean) * scaling
+                change_RLL[r, i, j] = narrowed(x, change_RLL[r, i, j])
+            for j in range(wide, places):
+                change_RLL[r, i, j] = 0
+        for i in range(length, places):
+            for j in range(places):
+                change_RLL[r, i, j] = 0
+
+
+@njit(**OPTIONS)
+def dropout_add_norm(team, *arguments):
+    """Write the layer norm of trunk and dropped branch, and their sum and its moments for the way back.
+
+    Source:
+        Ba et al. 2016; dropout: Srivastava et al. 2014, scaled while training.
+    """
+    on_team(_dropout_add_norm, team, arguments)
+
+
+@njit(**OPTIONS)
+def dropout_add_norm_backward(team, *arguments):
+    """Write the gradients of trunk and branch, and those of scale, shift and bias.
+
+    The latter are in the first of ``sums_C3F`` then; all of these shall be 0 before.
+    """
+    on_team(_dropout_add_norm_backward, team, arguments)
+    sums_C3F = arguments[-1]
+    for chunk in range(1, len(sums_C3F)):
+        sums_C3F[0] += sums_C3F[chunk]
+
+
+@njit(**OPTIONS)
+def weigh(team, *arguments):
     """Turn scores into the weights of attention, and write them also as dropout leaves them.
 
     A sequence of ``length_N`` places sees those alone. ``start`` is the number of the first row of this
@@ -201,59 +314,10 @@ def weigh(
     Source:
         Vaswani et al. 2017, section 3.2.1.
     """
-    places = scores_RLL.shape[2]
-    row = _own_row(places)
-    weights_RLL[:] = 0
-    kept_RLL[:] = 0
-    for n in range(len(length_N)):
-        length = length_N[n]
-        # Over whole vectors: a loop to the length goes value by value.
-        wide = min(places, (length + LANES - 1) // LANES * LANES)
-        for r in range(n * num_heads, (n + 1) * num_heads):
-            for i in range(length):
-                largest = np.float32(-np.inf)
-                for j in range(length):
-                    largest = max(largest, widened(scores_RLL[r, i, j]))
-                total = np.float32(0.0)
-                for j in range(wide):
-                    x = _exp(min(widened(scores_RLL[r, i, j]) - largest, np.float32(0.0)) * scaling)
-                    x = x if j < length else np.float32(0.0)
-                    row[j] = x
-                    total += x
-                share = np.float32(1.0) / total
-                place = np.uint32((start + r * places + i) * LONGEST)
-                for j in range(wide):
-                    x = row[j] * share
-                    kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
-                    weights_RLL[r, i, j] = narrowed(x, weights_RLL[r, i, j])
-                    x = x * kept_scale if kept else np.float32(0.0)
-                    kept_RLL[r, i, j] = narrowed(x, kept_RLL[r, i, j])
+    on_team(_weigh, team, arguments)
 
 
 @njit(**OPTIONS)
-def weigh_backward(
-    change_RLL, length_N, num_heads, weights_RLL, scaling, key0, key1, dropped, kept_scale, start
-):  # fmt: skip
+def weigh_backward(team, *arguments):
     """Turn the gradient of the weights that dropout left into that of the scores, in place."""
-    places = change_RLL.shape[2]
-    row = _own_row(places)
-    for n in range(len(length_N)):
-        length = length_N[n]
-        wide = min(places, (length + LANES - 1) // LANES * LANES)
-        for r in range(n * num_heads, (n + 1) * num_heads):
-            for i in range(length):
-                place = np.uint32((start + r * places + i) * LONGEST)
-                mean = np.float32(0.0)
-                for j in range(wide):
-                    kept = _is_kept(np.uint32(place + np.uint32(j)), key0, key1, dropped)
-                    x = widened(change_RLL[r, i, j]) * kept_scale if kept else np.float32(0.0)
-                    row[j] = x
-                    mean += x * widened(weights_RLL[r, i, j])
-                for j in range(wide):
-                    x = widened(weights_RLL[r, i, j]) * (row[j] - mean) * scaling
-                    change_RLL[r, i, j] = narrowed(x, change_RLL[r, i, j])
-                for j in range(wide, places):
-                    change_RLL[r, i, j] = 0
-            for i in range(length, places):
-                for j in range(places):
-                    change_RLL[r, i, j] = 0
+    on_team(_weigh_backward, team, arguments)

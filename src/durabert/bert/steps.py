@@ -203,14 +203,15 @@ def is_left(state: TrainState, plan: TrainPlan) -> bool:
     epochs, stopping = len(state.history), plan.stopping
     if stopping.until_epoch is not None and epochs >= stopping.until_epoch:
         return True
-    best = itertools.accumulate(
-        (result.metrics[plan.metric] for result in state.history),
-        lambda best, value: value if is_better(plan.metric, value, than=best) else best,
-    )
+
+    def better(best: float, value: float) -> float:
+        return value if is_better(plan.metric, value, than=best) else best
+
+    values = [result.metrics[plan.metric] for result in state.history]
     # Each of them: the state may be further than where it had to be left.
     return any(
         threshold is not None and is_better(plan.metric, threshold, than=value)
-        for value, threshold in zip(best, stopping.thresholds, strict=False)
+        for value, threshold in zip(itertools.accumulate(values, better), stopping.thresholds, strict=False)
     )
 
 
@@ -262,7 +263,8 @@ def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, la
 def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
     labels = torch.from_numpy(plan.train.labels[indices]).to(plan.compute.device)
     divisor = plan.loss.divisor(labels)
-    state.model.train()
+    if not state.model.training:
+        state.model.train()
     state.forward.forget_gradients()
     pieces = micro_batches(np.arange(len(indices)), state.micro_batches)
 
