@@ -16,7 +16,7 @@ from pathlib import Path
 
 NAMES = ("startup", "overhead", "lifecycle", "inference", "training", "lengths")
 """Those that take less than ten minutes together on two cores. Others by name: ``durability``, ``yardstick``,
-``accuracy``, ``scoring``, ``batch_inference``, ``sweep`` and ``sweep_events`` take many minutes,
+``accuracy``, ``scoring``, ``batch_inference``, ``asha``, ``sweep`` and ``sweep_events`` take many minutes,
 ``suggestions`` takes one; ``store_size`` writes 14 GB; ``reports`` needs Chromium.
 """
 

@@ -7,6 +7,7 @@ test rows, so that it can be told whether the two are as good.
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
 
@@ -64,4 +65,6 @@ async def _sweep(client: Client, stopping: str) -> SweepResult:
         concurrency=1,
         final_seeds=FINAL_SEEDS,
     )
-    return await (await client.start_sweep(spec)).result()
+    result = await (await client.start_sweep(spec)).result()
+    print(f"{spec.name}: {sum(one.epochs for one in result.trials)} epochs", file=sys.stderr, flush=True)
+    return result

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,24 @@ def test_each_thread_of_a_team_is_there_once():
             sign(team(), counts, sizes)
 
     assert (counts.tolist(), sizes.tolist()) == ([2, 1, 1], [1, 3, 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="OpenMP of GNU is there on Linux")
+def test_a_system_that_grants_fewer_threads_has_all_the_work_done():
+    code = """
+from tests.unit.test_kernels import np, sign, team, threads_of_torch
+
+counts, sizes = np.zeros((2, 3), np.int64)
+with threads_of_torch(3):
+    sign(team(), counts, sizes)
+assert (counts.tolist(), sizes.tolist()) == ([1, 1, 0], [2, 2, 0]), (counts, sizes)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "OMP_THREAD_LIMIT": "2"},
+        capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fork server is there on Linux")

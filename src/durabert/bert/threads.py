@@ -29,9 +29,11 @@ from numba.extending import intrinsic, register_jitable
 LIBRARY: Final = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
 _WORD: Final = ir.IntType(32)
 
-Team = tuple[int, int, int]
-"""The addresses of what begins a team's work and of what tells a thread its number, and how many threads."""
-ALONE: Final[Team] = (0, 0, 1)
+FUNCTIONS: Final = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+"""What begins a team's work, and what tells each thread its number and how many there are."""
+Team = tuple[int, int, int, int]
+"""The addresses of ``FUNCTIONS``, and how many threads are asked for."""
+ALONE: Final[Team] = (0, 0, 0, 1)
 """The thread that calls."""
 
 
@@ -48,11 +50,11 @@ _PROCESS: Final = _Process()
 
 def team() -> Team:
     """Return the threads that torch computes with now."""
-    begin, number = _addresses()
-    if _PROCESS.is_alone or not begin:
+    addresses = _addresses()
+    if _PROCESS.is_alone or addresses is None:
         return ALONE
     _PROCESS.has_team = True
-    return begin, number, torch.get_num_threads()
+    return *addresses, torch.get_num_threads()
 
 
 @contextlib.contextmanager
@@ -81,11 +83,10 @@ def on_team(kernel, team, arguments):
     The kernel takes the number of the thread, how many there are, and the arguments. It raises and returns
     nothing.
     """
-    begin, number, num_threads = team
-    if num_threads == 1:
+    if team[3] == 1:
         kernel(0, 1, *arguments)
     else:
-        _begin(kernel, begin, number, num_threads, arguments)
+        _begin(kernel, team, arguments)
 
 
 @register_jitable(inline="always")
@@ -95,40 +96,41 @@ def share(size, number, of):
 
 
 @functools.cache
-def _addresses() -> tuple[int, int]:
+def _addresses() -> tuple[int, int, int] | None:
     if not LIBRARY.exists():
-        return 0, 0
+        return None
     # The one that torch has loaded already.
     library = ctypes.CDLL(str(LIBRARY))
-    begin, number = (
-        ctypes.cast(getattr(library, name), ctypes.c_void_p).value
-        for name in ("GOMP_parallel", "omp_get_thread_num")
-    )
-    return begin or 0, number or 0
+    begin, number, count = (ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in FUNCTIONS)
+    assert begin
+    assert number
+    assert count
+    return begin, number, count
 
 
 @intrinsic
-def _begin(typing_context, kernel, begin, number, num_threads, arguments):
+def _begin(typing_context, kernel, team, arguments):
     """Call the kernel on each thread; the arguments lie where all of them see them."""
-    signature = types.void(kernel, begin, number, num_threads, arguments)
+    signature = types.void(kernel, team, arguments)
     inner = kernel.get_call_type(typing_context, (types.int64, types.int64, *arguments), {})
 
     def generate(context, builder, _, values):
-        _, begin, number, num_threads, packed = values
+        _, packed_team, packed = values
+        begin, number, count, wanted = cgutils.unpack_tuple(builder, packed_team)
         compiled = kernel.dispatcher.get_compile_result(inner)
         context.active_code_library.add_linking_library(compiled.library)
-        shown = ir.LiteralStructType([packed.type, number.type, num_threads.type])
+        shown = ir.LiteralStructType([packed.type, number.type, count.type])
         thread = _of_a_thread(context, builder.module, compiled.fndesc, inner, shown)
         place = cgutils.alloca_once(builder, shown)
-        for index, value in enumerate((packed, number, num_threads)):
+        for index, value in enumerate((packed, number, count)):
             builder.store(value, cgutils.gep_inbounds(builder, place, 0, index))
-        team = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, _WORD, _WORD])
+        call = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, _WORD, _WORD])
         builder.call(
-            builder.inttoptr(begin, team.as_pointer()),
+            builder.inttoptr(begin, call.as_pointer()),
             [
                 builder.bitcast(thread, cgutils.voidptr_t),
                 builder.bitcast(place, cgutils.voidptr_t),
-                builder.trunc(num_threads, _WORD),
+                builder.trunc(wanted, _WORD),
                 ir.Constant(_WORD, 0),
             ],
         )
@@ -145,11 +147,13 @@ def _of_a_thread(context: Any, module: Any, kernel: Any, signature: Any, shown: 
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block())
     place = builder.bitcast(function.args[0], shown.as_pointer())
-    packed, number, num_threads = (
-        builder.load(cgutils.gep_inbounds(builder, place, 0, index)) for index in range(3)
+    packed, *asked = (builder.load(cgutils.gep_inbounds(builder, place, 0, index)) for index in range(3))
+    tells = ir.FunctionType(_WORD, []).as_pointer()
+    # As many as there are, which may be fewer than were asked for.
+    number, count = (
+        builder.sext(builder.call(builder.inttoptr(address, tells), []), address.type) for address in asked
     )
-    own = builder.call(builder.inttoptr(number, ir.FunctionType(_WORD, []).as_pointer()), [])
-    arguments = [builder.sext(own, num_threads.type), num_threads, *cgutils.unpack_tuple(builder, packed)]
+    arguments = [number, count, *cgutils.unpack_tuple(builder, packed)]
     context.call_internal_no_propagate(builder, kernel, signature, arguments)
     builder.ret_void()
     return function
