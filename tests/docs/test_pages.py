@@ -25,6 +25,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 COMMANDS = [command.line for block in BLOCKS if block.language == "console" for command in commands_of(block)]
 
 
+@pytest.mark.pages
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_blocks_of_a_page_run_from_top_to_bottom(page, site, scratch, monkeypatch):
     monkeypatch.chdir(scratch)

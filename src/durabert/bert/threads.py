@@ -72,8 +72,7 @@ def _leave_team() -> None:
     _PROCESS.is_alone = _PROCESS.is_alone or _PROCESS.has_team
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_team)
+os.register_at_fork(after_in_child=_leave_team)
 
 
 @register_jitable(inline="always")

@@ -114,7 +114,7 @@ class Suggestion(Wire):
 
 
 class TrialRequest(Wire):
-    """The argument of ``BertTrialWorkflow``: train one trial to its next rung."""
+    """The argument of ``BertTrialWorkflow``: train one trial to a rung, or as far as it is good enough."""
 
     sweep: Name
     """The sweep that it belongs to."""
@@ -131,9 +131,9 @@ class TrialRequest(Wire):
     suggestion: SuggestionRequest | None = None
     """How its configuration is chosen."""
     until_epoch: int | None = Field(default=None, ge=1)
-    """Epochs of the rung, counted from the beginning of the trial; none: to the end."""
+    """Epochs at most, counted from the beginning of the trial; none: to the end."""
     thresholds: tuple[float | None, ...] = ()
-    """By epoch: the trial is stopped after it if its best value so far is worse."""
+    """By epoch: the trial is stopped after it if its best value up to there is worse."""
     checkpoints: CheckpointPolicy
     """When checkpoints are made and which are kept."""
 

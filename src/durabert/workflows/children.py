@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 async def train_trial(request: TrialRequest, *, started: Callable[[], None]) -> TrialRecord:
-    """Train a trial to its next rung in a child workflow, and return what it has come to.
+    """Train a trial to a rung in a child workflow, and return what it has come to.
 
     Args:
         request: what to train.

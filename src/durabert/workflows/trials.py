@@ -1,4 +1,4 @@
-"""A trial of a sweep: choose its configuration, and train it to its next rung."""
+"""A trial of a sweep: choose its configuration, and train it to a rung."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @workflow.defn(name=TRIAL_WORKFLOW)
 class BertTrialWorkflow:
-    """Train one trial of a sweep to its next rung; the same trial goes on in another execution."""
+    """Train one trial of a sweep to a rung; if it is promoted later, it goes on in another execution."""
 
     @workflow.init
     def __init__(self, request: TrialRequest) -> None:
