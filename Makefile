@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test docs chaos check bench trackers clean
+.PHONY: help setup demo test slow chaos check bench trackers clean
 
 help:  ## show what there is to do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -29,11 +29,13 @@ check: $(STAMP)  ## static checks: ruff, mypy, import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: $(STAMP)  ## the test suite, some minutes
-	@$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-docs: $(STAMP)  ## run what README and docs show, command by command
-	@$(BIN)/pytest tests/docs -m pages
+test: $(STAMP)  ## the test suite
+	@$(PYTEST) --ignore tests/chaos -m 'not long and not pages'
+
+slow: $(STAMP)  ## tests that take long: killed processes, and what README and docs show, command by command
+	@$(PYTEST) tests/docs tests/chaos
 
 chaos: $(STAMP)  ## every fault of the chaos suite, some 40 minutes
 	@CHAOS_KILLS=20 CHAOS_RUNS=20 $(BIN)/pytest tests/chaos -m 'long or not long'

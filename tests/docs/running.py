@@ -31,7 +31,7 @@ UNTIL_STOPPED = ("durabert up", "durabert worker")
 NOT_RUN = {
     "make demo": "trains the real model for minutes; continuous integration runs it",
     "make test": "is the test suite",
-    "make docs": "is what runs these commands",
+    "make slow": "is what runs these commands",
     "pip install": "would change the environment of the tests; the extras are looked up in pyproject.toml",
     "WANDB_MODE=offline durabert track": "needs W&B; make trackers installs it, and tests this",
     "wandb sync": "needs an account at Weights & Biases",
