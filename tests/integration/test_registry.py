@@ -87,7 +87,7 @@ def test_an_approval_is_waited_for_and_kept(terminal, champion):
 
 def test_what_expired_cannot_be_approved(terminal, champion):
     terminal.type(
-        "promote", "good", "--to", "reviews@soon", "--require-approval", "--expire-hours", "0.00005"
+        "promote", "good", "--to", "reviews@soon", "--require-approval", "--expire-hours", "0.000001"
     )
     late = terminal.type("approve", "reviews@soon", "--reason", "good")
 
