@@ -18,7 +18,7 @@ CONCURRENCIES = (1, 8)
 
 
 def measure() -> dict[str, object]:
-    """Events and trainings a trial, by reduction factor and concurrency."""
+    """Events and rungs a trial, by reduction factor and concurrency."""
     return asyncio.run(_measure())
 
 
@@ -47,11 +47,10 @@ async def _figures(client: Client, factor: int, concurrency: int) -> dict[str, o
     sweep = await client.start_sweep(spec)
     result = await sweep.result()
     events = sum(await lengths(client, sweep))
-    trainings = sum(epochs <= trial.epochs for trial in result.trials for epochs in spec.rungs)
+    rungs = sum(epochs <= trial.epochs for trial in result.trials for epochs in spec.rungs)
     figures = {
         "events_a_trial": round(events / TRIALS, 1),
-        "trainings_a_trial": round(trainings / TRIALS, 2),
-        "events_a_training": round(events / trainings, 2),
+        "rungs_a_trial": round(rungs / TRIALS, 2),
     }
     print(f"{spec.name}: {figures}", file=sys.stderr, flush=True)
     return figures

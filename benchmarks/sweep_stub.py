@@ -46,8 +46,11 @@ async def plan_sweep(_: SweepPlanRequest) -> SweepPlan:
 async def fine_tune_bert(request: FineTuneRequest) -> FineTuneResult:
     await asyncio.sleep(STUB_SECONDS)
     config = request.config
-    epochs = request.until_epoch or config.epochs
-    metrics = {"accuracy": score(config.learning_rate, config.weight_decay, config.batch_size)}
+    accuracy = score(config.learning_rate, config.weight_decay, config.batch_size)
+    metrics = {"accuracy": accuracy}
+    thresholds = enumerate(request.thresholds, start=1)
+    too_bad = (epoch for epoch, least in thresholds if least is not None and accuracy < least)
+    epochs = next(too_bad, request.until_epoch or config.epochs)
     return FineTuneResult(
         run=request.run, experiment=request.experiment, directory="", task="binary", labels=["no", "yes"],
         text_columns=["text"], model=config.model, model_sha256="0" * 64, data_sha256="1" * 64,
