@@ -62,6 +62,7 @@ async def test_every_run_that_was_killed_at_random_ends_with_the_same_bits(
         assert run.status == "completed", run
         result = run.result
         assert len(result.attempt_log) == KILLS + 1, "every kill has hit"
+        assert result.num_threads == expected.num_threads, "products of torch differ by it"
         equal += (result.model_sha256, result.state_sha256, result.metrics, result.history) == (
             expected.model_sha256, state, expected.metrics, expected.history,
         )  # fmt: skip

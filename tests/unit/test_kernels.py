@@ -122,8 +122,10 @@ def test_the_number_of_threads_changes_no_bit(case):
 def threads_of_torch(number):
     before = torch.get_num_threads()
     torch.set_num_threads(number)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @njit

@@ -242,7 +242,7 @@ class CpuAdamW:
 
 @dataclass(frozen=True)
 class _Move:
-    """A parameter in a step."""
+    """A dense parameter in a step."""
 
     tensors: tuple[torch.Tensor | None, ...]
     """Weight, gradient, first and second moment, and the weight in half precision if there is one."""
