@@ -415,7 +415,7 @@ def test_checkpoints_are_never_further_apart_than_a_minute_nor_closer_than_a_sec
     writer = CheckpointWriter(Checkpoints(shelf), state, clock=clock)
     began = []
 
-    def begin(at):
+    def begin(at, _):
         assert at is state
         began.append(clock.now)
         writer._last = clock.now

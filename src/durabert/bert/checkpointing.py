@@ -28,8 +28,8 @@ GUESSED_BYTES_PER_SECOND: Final = 400e6
 FIRST_PAUSE: Final = 1.0
 """Seconds after which a store that did not answer is tried again; doubled each time."""
 LONGEST_PAUSE: Final = 10.0
-NICENESS: Final = 5
-"""Of the thread that writes: it works while a core has nothing else to do, and takes none from the model."""
+NICENESS: Final = 19
+"""Of the thread that writes while a model is trained: it takes the time in which a core has nothing to do."""
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
 
@@ -75,7 +75,10 @@ class CheckpointWriter:
         self._to = checkpoints
         self._clock = clock
         self._copier = StateCopier()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        self._beside_training = ThreadPoolExecutor(
+            1, thread_name_prefix="checkpoint", initializer=_step_back
+        )
+        self._after_training = ThreadPoolExecutor(1, thread_name_prefix="last-checkpoint")
         self._prepared = self._prepare(start)
         self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
@@ -102,7 +105,7 @@ class CheckpointWriter:
         if self._is_due(state):
             self._collect(wait=self._to.every_steps is not None)
             if self._writing is None:
-                self._begin(state)
+                self._begin(state, self._beside_training)
 
     def save(self, state: TrainState) -> None:
         """Make a checkpoint of this very state and wait until it is committed.
@@ -114,7 +117,7 @@ class CheckpointWriter:
         began = self._clock()
         self._collect(wait=True)
         if state.step and self._committed != _place(state.step, state.history):
-            self._begin(state)
+            self._begin(state, self._after_training)
             trouble = self._collect(wait=True)
             if trouble is not None:
                 raise trouble
@@ -130,7 +133,7 @@ class CheckpointWriter:
         self._collect(wait=True)
         self.seconds += self._clock() - began
         if self._committed != _place(state.step, state.history):
-            self._begin(state)
+            self._begin(state, self._after_training)
 
     def settle(self, *, wait: Callable[[float], None]) -> None:
         """Wait until the checkpoint that was begun last is committed, however often the store must be asked.
@@ -147,12 +150,13 @@ class CheckpointWriter:
             if self._clock() > began + PATIENCE:
                 raise trouble
             wait(self._pause)
-            self._submit()
+            self._submit(self._after_training)
         self.seconds += self._clock() - began
 
     def close(self) -> None:
         """Let a checkpoint that is being written come to its end, whatever that is."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._beside_training, self._after_training):
+            thread.shutdown(wait=True, cancel_futures=True)
 
     def _is_due(self, state: TrainState) -> bool:
         if self._pause:
@@ -169,24 +173,24 @@ class CheckpointWriter:
             cost = self._cost = 3 * weights / GUESSED_BYTES_PER_SECOND
         return min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, cost / SHARE))
 
-    def _begin(self, state: TrainState) -> None:
+    def _begin(self, state: TrainState, thread: ThreadPoolExecutor) -> None:
         began = self._clock()
         self._prepared.result()
         self._copy = self._copier.copy(state)
         self._last = self._clock()
         self._standstill = self._last - began
         self.seconds += self._standstill
-        self._submit()
+        self._submit(thread)
 
     def _prepare(self, start: TrainState) -> Future[None]:
         # Looked at here: training changes the state while the thread makes the memory.
         shapes = shapes_of(start.model.state_dict())
         learning = [name for name, one in start.model.named_parameters() if one.requires_grad]
-        return self._thread.submit(self._copier.prepare, shapes, learning)
+        return self._beside_training.submit(self._copier.prepare, shapes, learning)
 
-    def _submit(self) -> None:
+    def _submit(self, thread: ThreadPoolExecutor) -> None:
         assert self._copy is not None
-        self._writing = self._thread.submit(self._write, self._copy, list(self._points))
+        self._writing = thread.submit(self._write, self._copy, list(self._points))
 
     def _write(self, copy: StateCopy, points: list[Point]) -> float:
         began = time.thread_time()
@@ -218,10 +222,12 @@ class CheckpointWriter:
 
 
 def _step_back() -> None:
-    # On Linux a thread has a priority of its own.
+    # On Linux a thread has a priority of its own. By its niceness alone it would still interrupt others.
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
+            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _files(copy: StateCopy, points: list[Point], *, known_best: int | None) -> Iterator[File]:
