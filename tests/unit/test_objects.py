@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -151,6 +152,17 @@ def test_content_of_any_size_is_what_is_read(tmp_path, direct, size):
 
     assert store.read("a/b") == content
     assert sum(direct) == (size // 4096 * 4096 if size >= DIRECT_BYTES else 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")
+def test_content_that_begins_where_a_page_does_is_written_from_where_it_is(tmp_path, direct):
+    store, content = open_store(None, home=tmp_path), mmap.mmap(-1, 2**23 + 17)
+    content[:] = os.urandom(len(content))
+
+    store.write("a/b", memoryview(content))
+
+    assert store.read("a/b") == content[:]
+    assert direct == [2**23]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes past its cache")

@@ -1,8 +1,8 @@
 """The state of a training as files with canonical bytes: equal states give equal files.
 
-``state.json`` holds numbers, metrics and history; tensors are in safetensors files of bounded size,
-``model-0000``, ``optimizer-0000``, ``best-0000`` and so on, each with its tensors in sorted order. Nothing in
-them can execute code. No generator state is in them, since every draw is a pure function of seed and step.
+``state.json`` holds numbers, metrics and history; tensors are in files of the groups ``model``, ``optimizer``
+and ``best``. Nothing in them can execute code. No generator state is in them, since every draw is a pure
+function of seed and step.
 """
 
 from __future__ import annotations
@@ -12,31 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
 from durabert.bert.metrics import Metrics
 from durabert.bert.steps import Best, TrainPlan, TrainState
+from durabert.bert.tensor_files import Shape, Shapes, TensorFiles, Tensors, shapes_of
 from durabert.errors import ArtifactDamaged, CheckpointNotUsable
 from durabert.specs import EpochResult
 from durabert.specs.durability import STATE_FILE
 
 FORMAT: Final = 1
-PART_BYTES: Final = 64 * 2**20
-"""Size at which a file of tensors is closed: what a writer holds beside the copy of the state."""
-
-Tensors = dict[str, torch.Tensor]
-Shape = tuple[torch.Size, torch.dtype]
-Shapes = Mapping[str, Shape]
-
-DTYPES: Final = {
-    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32",
-    torch.bfloat16: "BF16", torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-    torch.bool: "BOOL",
-}  # fmt: skip
-"""Names of the safetensors format, in its own order: the widest first, so that each tensor is aligned."""
 
 
 @dataclass(frozen=True)
@@ -48,43 +35,15 @@ class StateCopy:
     document: dict[str, Any]
     files: list[tuple[str, memoryview]]
     """Of ``model`` and ``optimizer``, as they are stored."""
-    best: Tensors | None
-    """Weights of the best epoch, on the CPU; none before the first."""
-
-
-class _Image:
-    """The files of a group of tensors, and the tensors in them: a copy into these is all that it takes."""
-
-    def __init__(self, group: str, shapes: Shapes) -> None:
-        self.shapes = dict(shapes)
-        self.files: list[tuple[str, memoryview]] = []
-        self._tensors: Tensors = {}
-        for name, part in _named_parts(group, shapes):
-            header, places = _header({tensor: shapes[tensor] for tensor in part})
-            size = len(header) + max((end for _, end in places.values()), default=0)
-            # Not by torch: what it does with threads of its own gives them to this thread, too, and threads
-            # that are more than the cores do not wait for each other in the processor, but in the kernel.
-            memory = np.empty(size, np.uint8)
-            # Pages are made when they are written to, which is not to be in the way of the first copy.
-            memory.fill(0)
-            memory[: len(header)] = np.frombuffer(header, np.uint8)
-            for tensor, (begin, end) in places.items():
-                shape, dtype = shapes[tensor]
-                content = torch.from_numpy(memory[len(header) + begin : len(header) + end])
-                self._tensors[tensor] = content.view(dtype).view(shape)
-            self.files.append((name, memory.data))
-
-    def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy tensors of the same names and shapes."""
-        for name, tensor in tensors.items():
-            self._tensors[name].copy_(tensor.detach())
+    best: list[tuple[str, memoryview]]
+    """Files with the weights of the best epoch; none before the first."""
 
 
 class StateCopier:
     """Copies states into the same memory each time: fresh pages cost more than the copy."""
 
     def __init__(self) -> None:
-        self._images: dict[str, _Image] = {}
+        self._images: dict[str, TensorFiles] = {}
 
     def prepare(self, shapes: Shapes, learning: Iterable[str]) -> None:
         """Make the memory, which takes longer than a copy; may be done by another thread than ``copy``.
@@ -98,7 +57,7 @@ class StateCopier:
             moments[f"step/{name}"] = (torch.Size(()), torch.float32)
             for kind in ("exp_avg", "exp_avg_sq"):
                 moments[f"{kind}/{name}"] = (shapes[name][0], torch.float32)
-        self._images = {"model": _Image("model", shapes), "optimizer": _Image("optimizer", moments)}
+        self._images = {"model": TensorFiles("model", shapes), "optimizer": TensorFiles("optimizer", moments)}
 
     def copy(self, state: TrainState) -> StateCopy:
         """Return a copy; the one before is gone by that."""
@@ -112,36 +71,25 @@ class StateCopier:
             document=_document(state),
             files=files,
             # Never changed once an epoch has set them.
-            best=None if state.best is None else state.best.weights,
+            best=[] if state.best is None else state.best.weights.files,
         )
 
     def _copied(self, group: str, tensors: Tensors) -> list[tuple[str, memoryview]]:
         shapes = shapes_of(tensors)
         image = self._images.get(group)
         if image is None or image.shapes != shapes:
-            image = self._images[group] = _Image(group, shapes)
+            image = self._images[group] = TensorFiles(group, shapes)
         image.take(tensors)
         return image.files
 
 
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
-    """Return shape and type of each tensor."""
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-
-
 def files_of(copy: StateCopy, *, with_best: bool = True) -> Iterator[tuple[str, memoryview]]:
     """Yield the files of a state, which are gone with the next copy."""
-    if copy.best is not None and with_best:
-        for name, part in _named_parts("best", shapes_of(copy.best)):
-            yield name, memoryview(_safetensors({tensor: copy.best[tensor] for tensor in part}))
+    if with_best:
+        yield from copy.best
     yield from copy.files
     document = json.dumps(copy.document, indent=1, ensure_ascii=False)
     yield STATE_FILE, memoryview(document.encode())
-
-
-def names_of_best(copy: StateCopy) -> list[str]:
-    """Return the names of the files with the weights of the best epoch."""
-    return [] if copy.best is None else [name for name, _ in _named_parts("best", shapes_of(copy.best))]
 
 
 def load_state(files: Mapping[str, bytes], state: TrainState, plan: TrainPlan) -> None:
@@ -166,7 +114,8 @@ def load_state(files: Mapping[str, bytes], state: TrainState, plan: TrainPlan) -
     best = None
     if document["best"] is not None:
         _require_same_shapes("best", groups.get("best", {}), model_shapes)
-        best = Best(document["best"]["epoch"], Metrics(**document["best"]["metrics"]), groups["best"])
+        weights = TensorFiles.of("best", groups["best"])
+        best = Best(document["best"]["epoch"], Metrics(**document["best"]["metrics"]), weights)
     if history and plan.metric not in history[-1].metrics:
         raise CheckpointNotUsable(
             f"the checkpoint has the metrics {', '.join(history[-1].metrics)}, "
@@ -230,51 +179,6 @@ def _require_same_shapes(group: str, found: Tensors, expected: Mapping[str, tupl
         f"the checkpoint is of another model or of other labels: its {group} has {name!r} of shape "
         f"{shapes.get(name, 'none')}, but {expected.get(name, 'none')} was expected"
     )
-
-
-def _named_parts(group: str, shapes: Shapes) -> Iterator[tuple[str, list[str]]]:
-    """Yield the files of a group with the names of their tensors."""
-    part: list[str] = []
-    size = number = 0
-    for name in sorted(shapes):
-        if part and size + _size(shapes[name]) > PART_BYTES:
-            yield f"{group}-{number:04}.safetensors", part
-            part, size, number = [], 0, number + 1
-        part.append(name)
-        size += _size(shapes[name])
-    yield f"{group}-{number:04}.safetensors", part
-
-
-def _header(shapes: Shapes) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """Return what a safetensors file begins with, and where after that each tensor begins and ends.
-
-    Source:
-        https://github.com/huggingface/safetensors#format; the bytes are those of ``safetensors.torch.save``.
-    """
-    ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
-    described: dict[str, object] = {}
-    places: dict[str, tuple[int, int]] = {}
-    end = 0
-    for name in sorted(shapes, key=lambda name: (ranks[shapes[name][1]], name)):
-        shape, dtype = shapes[name]
-        begin, end = end, end + _size(shapes[name])
-        places[name] = (begin, end)
-        described[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, places
-
-
-def _safetensors(tensors: Tensors) -> bytes:
-    """Return contiguous CPU tensors in the safetensors format; copied once, by the library thrice."""
-    header, places = _header(shapes_of(tensors))
-    # numpy knows no bf16: every tensor is taken as the bytes that it is.
-    content = (tensors[name].reshape(-1).view(torch.uint8).numpy().data for name in places)
-    return b"".join([header, *content])
-
-
-def _size(shape: Shape) -> int:
-    return shape[0].numel() * shape[1].itemsize
 
 
 def _parameters(state: TrainState) -> dict[str, torch.nn.Parameter]:

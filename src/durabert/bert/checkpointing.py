@@ -12,9 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from durabert.bert.checkpoint import StateCopier, StateCopy, files_of, names_of_best, shapes_of
+from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
 from durabert.bert.curve import Point, to_parquet
 from durabert.bert.steps import TrainState
+from durabert.bert.tensor_files import shapes_of
 from durabert.errors import StoreUnavailable
 from durabert.specs.durability import CURVE_FILE
 
@@ -75,9 +76,7 @@ class CheckpointWriter:
         self._to = checkpoints
         self._clock = clock
         self._copier = StateCopier()
-        self._beside_training = ThreadPoolExecutor(
-            1, thread_name_prefix="checkpoint", initializer=_step_back
-        )
+        self._beside_training = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
         self._after_training = ThreadPoolExecutor(1, thread_name_prefix="last-checkpoint")
         self._prepared = self._prepare(start)
         self._copy: StateCopy | None = None
@@ -233,7 +232,7 @@ def _step_back() -> None:
 def _files(copy: StateCopy, points: list[Point], *, known_best: int | None) -> Iterator[File]:
     yield CURVE_FILE, memoryview(to_parquet(points))
     if known := copy.best_epoch == known_best:
-        yield from ((name, None) for name in names_of_best(copy))
+        yield from ((name, None) for name, _ in copy.best)
     yield from files_of(copy, with_best=not known)
 
 

@@ -142,8 +142,8 @@ def _kept(
     best = state.best
     assert best is not None
     if not is_finished(state, job.plan):
-        return _card(job, data, state, best, None), weights_sha256(best.weights)
-    job.model.load_state_dict(best.weights)
+        return _card(job, data, state, best, None), weights_sha256(best.weights.tensors)
+    job.model.load_state_dict(best.weights.tensors)
     state.forward.weights_changed()
     test = _test(state, job, reporter)
     reporter.phase("saving", eta_seconds=0.0)

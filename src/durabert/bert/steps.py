@@ -25,6 +25,7 @@ from durabert.bert.optim import Optimizer, TorchAdamW, build_optimizer, learning
 from durabert.bert.peers import ALONE, Peers
 from durabert.bert.profile import Laps, ModelOperations, Part
 from durabert.bert.scoring import Scorer
+from durabert.bert.tensor_files import TensorFiles
 from durabert.bert.tokens import Tokens
 from durabert.errors import TrainingDiverged
 from durabert.faults import reach, strikes
@@ -95,8 +96,7 @@ class Best:
 
     epoch: int
     metrics: Metrics
-    weights: dict[str, torch.Tensor]
-    """On the CPU."""
+    weights: TensorFiles
 
 
 @dataclass
@@ -332,7 +332,7 @@ def _end_epoch(state: TrainState, plan: TrainPlan) -> Iterator[Event]:
     state.epoch_loss, state.epoch_examples = 0.0, 0
     value = metrics.values[plan.metric]
     if state.best is None or is_better(plan.metric, value, than=state.best.metrics.values[plan.metric]):
-        state.best = Best(epoch, metrics, cpu_weights(state.model))
+        state.best = Best(epoch, metrics, TensorFiles.of("best", state.model.state_dict()))
     yield EpochReport(result, time.perf_counter() - started)
 
 
@@ -356,8 +356,3 @@ def score_split(
             "a lower learning_rate may help"
         )
     return evaluate(plan.task, logits_NC, examples.labels, plan.label_names)
-
-
-def cpu_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Return a copy of a model's weights on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

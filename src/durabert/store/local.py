@@ -14,9 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 DIRECT_BYTES: Final = 2**20
 """Size from which content does not go through the kernel's cache."""
 _STRIDE: Final = 2**22
+"""Bytes that are copied and written at once where they must be copied."""
 _BLOCK: Final = 4096
 """Such writes are of whole blocks, from memory that begins where a page does."""
 _UNFINISHED: Final = re.compile(r".+#[0-9]+")
@@ -83,13 +86,16 @@ def _write_directly(descriptor: int, data: bytes | memoryview) -> int:
 
     flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
     done, end = 0, len(data) // _BLOCK * _BLOCK
+    content = memoryview(data)
+    buffer = None if _begins_a_block(content) else memoryview(mmap.mmap(-1, _STRIDE))
     try:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
-        with mmap.mmap(-1, _STRIDE) as buffer, memoryview(buffer) as aligned, memoryview(data) as content:
-            while done < end and done % _BLOCK == 0:
-                with aligned[: end - done] as block:
-                    block[:] = content[done : done + len(block)]
-                    done += os.pwrite(descriptor, block, done)
+        while done < end and done % _BLOCK == 0:
+            block = content[done:end]
+            if buffer is not None:
+                block = buffer[: len(block)]
+                block[:] = content[done : done + len(block)]
+            done += os.pwrite(descriptor, block, done)
     except OSError as error:
         # Not every file system can; the rest goes the usual way.
         if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
@@ -97,6 +103,11 @@ def _write_directly(descriptor: int, data: bytes | memoryview) -> int:
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
     return done
+
+
+def _begins_a_block(content: memoryview) -> bool:
+    address: int = np.frombuffer(content, np.uint8).ctypes.data
+    return address % _BLOCK == 0
 
 
 def _make_directories(root: Path, directory: Path) -> None:
