@@ -44,8 +44,8 @@ SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
 WARM_UP_STEPS = 50
 LAST_STEP = struct.Struct("<Qd")
-"""Its number, and when it ended by the clock of all processes."""
-DRAG_TURNS, DRAG_SLICE = 20, 5.0
+"""Tokens up to there, and when it ended by the clock of all processes."""
+DRAG_TURNS, DRAG_SLICE = 60, 2.0
 """Times that the engine is frozen and not, and seconds of each."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
@@ -123,7 +123,7 @@ async def _drags(client: Client, home: Path) -> list[float]:
 
 
 async def _drag(engine: list[int], count: Path, *, first: bool) -> float:
-    """Return one minus the steps a second with a live engine over those with a frozen one."""
+    """Return one minus the tokens a second with a live engine over those with a frozen one."""
     speeds = {}
     for frozen in (first, not first):
         if frozen:
@@ -268,10 +268,12 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def _count_steps(count: Path) -> None:
-    """Make steps until this process is killed, and write down the last one."""
+    """Make steps until this process is killed, and write down how far the last one is."""
+    tokens = 0
     with count.open("r+b") as file, mmap.mmap(file.fileno(), LAST_STEP.size) as memory:
-        for number, _ in enumerate(training.steps(), start=1):
-            memory[:] = LAST_STEP.pack(number, time.perf_counter())
+        for number, step in enumerate(training.steps(), start=1):
+            tokens += step.num_tokens
+            memory[:] = LAST_STEP.pack(tokens, time.perf_counter())
             if number == WARM_UP_STEPS:
                 print("ready", flush=True)
 
