@@ -18,6 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from benchmarks.figures import summary
+from benchmarks.yardstick import SST2
 from durabert.bert.data import load_training_data
 from durabert.bert.device import process_peak_memory_mib
 from durabert.bert.exporting import export_onnx, load_exported
@@ -35,7 +36,6 @@ BATCH_SIZES = (1, 8, 16, 32, 64)
 TRIED = 4
 """One text of so many is scored in each way that the pipeline can be used, to find its best."""
 REVIEWS = files("durabert.demo") / "reviews"
-SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 LONG_ROWS, SHORTEST, LONGEST = 64, 64, 512
 """Texts of so many tokens, evenly spread."""
 
