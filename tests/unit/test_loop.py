@@ -102,7 +102,7 @@ def test_a_copied_state_goes_on_to_the_same_bits(bert, cut):
     for _ in train(middle, plan):
         pass
     assert weights_sha256(middle.model.state_dict()) == weights_sha256(state.model.state_dict())
-    assert weights_sha256(middle.best.weights) == weights_sha256(state.best.weights)
+    assert weights_sha256(middle.best.weights.tensors) == weights_sha256(state.best.weights.tensors)
     assert middle.history == state.history
 
 
@@ -186,7 +186,7 @@ def test_the_weights_of_the_best_epoch_are_kept_and_written(bert, tmp_path):
     ]
     assert len(set(digests)) == 3
     assert state.best.epoch == 1
-    assert weights_sha256(state.best.weights) == digests[0]
+    assert weights_sha256(state.best.weights.tensors) == digests[0]
     result = tune(config, tiny.sentiment_data(), tmp_path / "out")
     assert (result.best_epoch, result.model_sha256) == (1, digests[0])
 

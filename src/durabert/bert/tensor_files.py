@@ -39,6 +39,7 @@ class TensorFiles:
     """
 
     def __init__(self, group: str, shapes: Shapes) -> None:
+        self.group = group
         self.shapes = dict(shapes)
         self.files: list[tuple[str, memoryview]] = []
         """Names and contents."""
@@ -60,6 +61,9 @@ class TensorFiles:
         files = cls(group, shapes_of(tensors))
         files.take(tensors)
         return files
+
+    def __deepcopy__(self, _: object) -> TensorFiles:
+        return TensorFiles.of(self.group, self.tensors)
 
     def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy tensors of the same names and shapes."""

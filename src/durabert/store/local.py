@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -13,8 +14,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 DIRECT_BYTES: Final = 2**20
 """Size from which content does not go through the kernel's cache."""
@@ -106,8 +105,8 @@ def _write_directly(descriptor: int, data: bytes | memoryview) -> int:
 
 
 def _begins_a_block(content: memoryview) -> bool:
-    address: int = np.frombuffer(content, np.uint8).ctypes.data
-    return address % _BLOCK == 0
+    # ctypes cannot look at memory that may not be written to.
+    return not content.readonly and ctypes.addressof(ctypes.c_char.from_buffer(content)) % _BLOCK == 0
 
 
 def _make_directories(root: Path, directory: Path) -> None:
