@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import itertools
 import json
+import os
+import sys
+import threading
 
 import pytest
 import torch
 
 from durabert.bert.checkpoint import StateCopier, files_of, load_state
-from durabert.bert.checkpointing import LONGEST_INTERVAL, SHORTEST_INTERVAL, Checkpoints, CheckpointWriter
+from durabert.bert.checkpointing import (
+    LONGEST_INTERVAL,
+    NICENESS,
+    SHORTEST_INTERVAL,
+    Checkpoints,
+    CheckpointWriter,
+)
 from durabert.bert.curve import Point, from_parquet
 from durabert.bert.loop import fine_tune
 from durabert.bert.packing import PackedLayout
@@ -196,6 +206,24 @@ def test_checkpoints_come_at_every_k_th_step_on_request(tmp_path, tiny):
     run(config_for(tiny), sentiment_data(), tmp_path / "out", shelf=shelf, every=10)
 
     assert [step for step, _ in shelf.commits] == [10, 20, 30, 36]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux a thread has a priority of its own")
+def test_only_the_last_checkpoint_has_the_priority_of_the_training(tmp_path, tiny):
+    class Ranked(Shelf):
+        def commit(self, **checkpoint):
+            super().commit(**checkpoint)
+            priorities.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    for stop_after in (None, 25):
+        priorities, shelf = [], Ranked()
+        with contextlib.suppress(Stopped):
+            run(config_for(tiny), sentiment_data(), tmp_path, shelf=shelf, every=10, stop_after=stop_after)
+
+        *before, last = priorities
+        assert set(before) == {NICENESS}
+        assert last == ours
 
 
 def stopped_run(tmp_path, model, **fields):
