@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import ctypes
 import dataclasses
 import errno
 import itertools
 import json
+import mmap
 import os
 import sys
 import threading
@@ -354,6 +357,19 @@ def test_the_bytes_are_those_of_the_safetensors_library():
     for some in (tensors, {}):
         [(_, content)] = TensorFiles.of("model", some).files
         assert content == save(some)
+
+
+def test_files_of_tensors_begin_where_a_page_does_and_a_copy_has_memory_of_its_own():
+    from durabert.bert.tensor_files import TensorFiles
+
+    one = TensorFiles.of("model", {f"{number}": torch.ones(3 + number) for number in range(5)})
+    other = copy.deepcopy(one)
+    one.tensors["0"].zero_()
+
+    for _, content in (*one.files, *other.files):
+        assert ctypes.addressof(ctypes.c_char.from_buffer(content)) % mmap.PAGESIZE == 0
+    assert other.tensors["0"].tolist() == [1, 1, 1]
+    assert one.files[0][1] != other.files[0][1], "the file is the tensors"
 
 
 def test_a_copy_does_not_change_while_training_goes_on(tiny):
