@@ -53,11 +53,13 @@ def pairs(mode: str) -> dict[str, object]:
     }
 
 
-def yardstick(mode: str, *, rows: int, seed: int, evaluate: bool = False) -> dict[str, Any]:
-    """Train with the Trainer and return what it printed."""
+def yardstick(
+    mode: str, *, rows: int, seed: int, evaluate: bool = False, model: Path | None = None
+) -> dict[str, Any]:
+    """Train with the Trainer and return what it printed; by default MiniLM."""
     script = SHARED / "bench" / "hf_reference.py"
     command = [
-        sys.executable, str(script), "--mode", mode, "--model", str(resolve_model(MINILM)),
+        sys.executable, str(script), "--mode", mode, "--model", str(model or resolve_model(MINILM)),
         "--train", str(SST2 / "train.tsv"), "--rows", str(rows), "--seed", str(seed),
         "--batch-size", str(BATCH_SIZE[mode]),
     ]  # fmt: skip
@@ -66,10 +68,10 @@ def yardstick(mode: str, *, rows: int, seed: int, evaluate: bool = False) -> dic
     return _printed(command)
 
 
-def ours(*, rows: int, mode: str, seed: int) -> dict[str, Any]:
+def ours(*, rows: int, mode: str, seed: int, model: Path | None = None) -> dict[str, Any]:
     """Train with the bare loop in the precision that the machine is best at; fp32 to compare with fp32."""
     precision = "fp32" if mode == "dynamic" else "auto"
-    words = [str(rows), str(BATCH_SIZE[mode]), str(seed), precision]
+    words = [str(rows), str(BATCH_SIZE[mode]), str(seed), precision, str(model or MINILM)]
     return _printed([sys.executable, "-m", "benchmarks.yardstick", *words])
 
 
@@ -81,7 +83,7 @@ def _printed(command: list[str]) -> dict[str, Any]:
     return report
 
 
-def _train(rows: int, batch_size: int, seed: int, precision: str) -> dict[str, Any]:
+def _train(rows: int, batch_size: int, seed: int, precision: str, model: str) -> dict[str, Any]:
     from durabert.bert.data import load_training_data
     from durabert.bert.loop import fine_tune
     from durabert.specs import DataSpec, FineTuneConfig
@@ -90,7 +92,7 @@ def _train(rows: int, batch_size: int, seed: int, precision: str) -> dict[str, A
     config = FineTuneConfig.parse(
         {
             "epochs": 1, "batch_size": batch_size, "seed": seed, "max_train_rows": rows,
-            "warmup_ratio": 0.0, "weight_decay": 0.0, "precision": precision,
+            "warmup_ratio": 0.0, "weight_decay": 0.0, "precision": precision, "model": model,
         }
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
@@ -112,11 +114,14 @@ def _train(rows: int, batch_size: int, seed: int, precision: str) -> dict[str, A
         "examples_per_second": round(trained.examples_per_second, 1),
         "seconds_in_all": round(time.perf_counter() - began, 1),
         "eval_accuracy": round(trained.metrics["accuracy"], 4),
+        "train_seconds": round(trained.train_seconds, 2),
         "peak_rss_mib": round(trained.peak_memory_mib),
+        "peak_device_mib": trained.peak_device_memory_mib and round(trained.peak_device_memory_mib),
+        "notices": trained.notices,
         "flop_utilisation": trained.profile.flop_utilisation,
         "profile": trained.profile.model_dump(),
     }
 
 
 if __name__ == "__main__":
-    print(json.dumps(_train(*map(int, sys.argv[1:4]), sys.argv[4])))
+    print(json.dumps(_train(*map(int, sys.argv[1:4]), *sys.argv[4:6])))

@@ -127,7 +127,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(calm_bert, weights):
         state, plan = prepared(config, data)
         loss = steps._backward(state, plan, plan.order.indices(0), Laps())
         gradients = {name: parameter.grad.to_dense() for name, parameter in state.model.named_parameters()}
-        computed.append((loss, gradients))
+        computed.append((loss.item(), gradients))
     (loss, gradients), *others = computed
     for other_loss, others_gradients in others:
         assert other_loss == pytest.approx(loss, rel=1e-5)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from durabert.bert.determinism import Draw, stream
+from durabert.bert.device import to_device
 from durabert.bert.tokens import Tokens
 
 Indices = NDArray[np.int64]
@@ -109,7 +110,7 @@ def collate(tokens: Tokens, indices: Indices, *, pad_id: int, max_length: int, d
         types_BT = np.zeros(mask_BT.shape, np.int64)
         types_BT[mask_BT] = tokens.types[source]
         inputs["token_type_ids"] = types_BT
-    tensors = {name: torch.from_numpy(array).to(device) for name, array in inputs.items()}
+    tensors = {name: to_device(array, device) for name, array in inputs.items()}
     return Batch(tensors, int(lengths.sum()))
 
 

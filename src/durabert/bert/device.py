@@ -8,9 +8,11 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from durabert.errors import DeviceFault, DeviceMissing, DurabertError, OutOfMemory, SpecInvalid
 
@@ -73,6 +75,15 @@ class Compute:
         if self.device.type != "cuda":
             return None
         return torch.cuda.max_memory_reserved(self.device) / 2**20
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Return a tensor with the values of an array; nothing waits for what a GPU is at."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        # From other memory the copy would wait until all is done that was asked for before.
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def process_peak_memory_mib() -> float:

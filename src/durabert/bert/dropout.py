@@ -10,6 +10,8 @@ import torch
 
 from durabert.bert.determinism import Draw, stream
 
+LEVELS_ON_GPU: Final = 1 << 32
+"""A draw has 32 bits there."""
 LEVELS: Final = 1 << 16
 """A draw has 16 bits: probabilities are multiples of 1/65,536, and the scale is that of the rounded one."""
 
@@ -59,6 +61,21 @@ class Masks:
         return Site(
             (np.uint32(bits & 0xFFFFFFFF), np.uint32(bits >> 32)), np.uint32(dropped), np.float32(scale)
         )
+
+
+class Chance:
+    """Where kernels on a GPU take dropout from: with the number and the place of a value it decides.
+
+    The key is in the memory of the GPU, where a captured kernel finds that of each micro-batch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.key = torch.zeros((), dtype=torch.int64, device=device)
+
+    def begin(self, seed: int, step: int, micro_batch: int) -> None:
+        """Set the key of a micro-batch of a step."""
+        [key] = stream(seed, Draw.MASK, step, micro_batch).generate_state(1, np.uint64)
+        self.key.fill_(int(key >> 1))
 
 
 class MaskedDropout(torch.nn.Dropout):

@@ -14,7 +14,7 @@ from durabert.bert import fused
 from durabert.bert.batches import Batch
 from durabert.bert.determinism import Draw, seed_torch
 from durabert.bert.device import Compute, Dtypes
-from durabert.bert.dropout import Masks, replace_dropout
+from durabert.bert.dropout import Chance, Masks, replace_dropout
 from durabert.bert.half import HalfWeights
 from durabert.specs import EngineName
 
@@ -28,16 +28,19 @@ class Forward:
 
     model: Any
     compute: Compute
-    masks: Masks | None
-    """Where dropout comes from on a CPU; elsewhere from torch."""
+    masks: Masks | Chance | None
+    """Where dropout comes from on a CPU, and within layers on a GPU in bf16; elsewhere from torch."""
     half: HalfWeights | None
-    """On a CPU in half precision; elsewhere autocast converts."""
+    """On a CPU in half precision, and on a GPU in bf16; elsewhere autocast converts."""
 
     @classmethod
     def of(cls, model: Any, compute: Compute) -> Forward:
         """Return the forward pass of a model on its device; its dropout layers may be others after that."""
         if compute.device.type != "cpu":
-            return cls(model, compute, None, None)
+            if compute.device.type != "cuda" or compute.precision != "bf16":
+                return cls(model, compute, None, None)
+            fused.install(model)
+            return cls(model, compute, Chance(compute.device), HalfWeights(model, torch.bfloat16))
         masks = Masks()
         replace_dropout(model, masks)
         fused.install(model)
@@ -97,6 +100,12 @@ class Forward:
     def token_budget(self) -> int:
         """Tokens in a batch that is scored."""
         return TOKEN_BUDGET[self.compute.device.type]
+
+    def leaves(self) -> list[torch.nn.Parameter]:
+        """Return what gradients are taken of: weights in half precision, and others of the model's own."""
+        halves = {} if self.half is None else self.half.leaves
+        learning = (parameter for parameter in self.parameters if parameter.requires_grad)
+        return [halves.get(parameter, parameter) for parameter in learning]
 
     def gradients_taken(self) -> None:
         """See to it that the gradients of a backward pass are with the model's own weights, in fp32."""

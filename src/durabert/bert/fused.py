@@ -1,25 +1,27 @@
-"""The encoder layers of BERT and its kin on a CPU, forward and backward as one operation each.
+"""The encoder layers of BERT and its kin, forward and backward as one operation each.
 
 A layer as Transformers has it is some forty operations each way, most of them small: each goes through the
 memory once more, and through the interpreter. Here it is four products each way and twice as many back, and
-between them the kernels of ``durabert.bert.kernels``, which also take the sums that biases have as gradients.
+between them the kernels of ``durabert.bert.kernels`` on a CPU and those of ``durabert.bert.triton_kernels``
+on a GPU, which also take the sums that biases have as gradients.
 
 Shape letters: T tokens, F values of a token, H heads, N sequences, B sequences and what fills them up.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch.nn.functional import gelu, linear
 
-from durabert.bert import kernels
-from durabert.bert.dropout import Masks, Site
+from durabert.bert import flash, kernels
+from durabert.bert.dropout import Chance, Masks, Site
 from durabert.bert.kernels import array_of
 from durabert.bert.packing import Packing, Rows, padded_first
 from durabert.bert.threads import team
@@ -37,24 +39,26 @@ def install(model: Any) -> None:
     if not layers or model.config.hidden_act != "gelu" or model.config.is_decoder:
         return
     takes_means = getattr(model.config, "classifier_pooling", None) == "mean"
-    for number, layer in enumerate(layers, start=1):
-        first_only = number == len(layers) and not takes_means
-        layer.forward = functools.partial(_forward, layer, first_only)
+    for number, layer in enumerate(layers):
+        first_only = number + 1 == len(layers) and not takes_means
+        layer.forward = functools.partial(_forward, layer, number, first_only)
 
 
 def _forward(
     layer: Any,
+    number: int,
     first_only: bool,
     hidden_1TF: torch.Tensor,
     *others: Any,
     packing: Packing | None = None,
-    masks: Masks | None = None,
+    masks: Masks | Chance | None = None,
     **keywords: Any,
 ) -> torch.Tensor:
-    if packing is None or masks is None or packing.sizes[-1] > LONGEST:
+    make = _how(layer, packing, masks)
+    if make is None:
         given = {**keywords, "packing": packing, "masks": masks}
         return type(layer).forward(layer, hidden_1TF, *others, **given)
-    how = _How(layer, packing, masks, first_only=first_only)
+    how = make(layer, packing, masks, number=number, first_only=first_only)
     run: Any = _Layer.apply if torch.is_grad_enabled() else _without_gradient
     out_TF: torch.Tensor = run(hidden_1TF[0], how, *_weights(layer))
     return out_TF[None]
@@ -70,17 +74,74 @@ def _weights(layer: Any) -> tuple[torch.Tensor, ...]:
     return tuple(tensor for module in modules for tensor in (module.weight, module.bias))
 
 
-class _How:
-    """A layer, a batch and a draw."""
+def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> Callable[..., How[Any]] | None:
+    """Return what computes a layer; none for Transformers."""
+    if packing is None:
+        return None
+    if isinstance(masks, Chance):
+        from durabert.bert.fused_gpu import GpuHow
 
-    def __init__(self, layer: Any, packing: Packing, masks: Masks, *, first_only: bool) -> None:
+        width = layer.attention.self.attention_head_size
+        return GpuHow if flash.takes(width, layer.attention.self.query.weight.dtype) else None
+    return _CpuHow if isinstance(masks, Masks) and packing.sizes[-1] <= LONGEST else None
+
+
+D = TypeVar("D", bound=Masks | Chance)
+
+
+class How(abc.ABC, Generic[D]):
+    """A layer, a batch and where its dropout comes from.
+
+    Sites of dropout have numbers: 0 is in attention, 1 after it and 2 after feed-forward.
+    """
+
+    def __init__(self, layer: Any, packing: Packing, masks: D, *, number: int, first_only: bool) -> None:
         attention = layer.attention.self
         chances = (attention.dropout.p, layer.attention.output.dropout.p, layer.output.dropout.p)
-        self.sites = [masks.site(p) if layer.training and p else NO_DROPOUT for p in chances]
+        self.chances = [p if layer.training else 0.0 for p in chances]
+        self.layer_number = number
         self.scaling = np.float32(attention.scaling)
         self.epsilon = np.float32(layer.output.LayerNorm.eps)
         self.packing = packing
+        self.masks = masks
         self.first_B = padded_first(packing) if first_only else None
+
+    @abc.abstractmethod
+    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
+
+    @abc.abstractmethod
+    def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the projections, (T, 3 F)."""
+
+    @abc.abstractmethod
+    def add_norm(
+        self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
+
+    @abc.abstractmethod
+    def add_norm_back(
+        self,
+        number: int,
+        gradient: torch.Tensor,
+        total: torch.Tensor,
+        moments: torch.Tensor,
+        scale: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
+
+    @abc.abstractmethod
+    def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all tokens, (F,)."""
+
+
+class _CpuHow(How[Masks]):
+    """A layer and a batch on a CPU, and a draw."""
+
+    def __init__(self, layer: Any, packing: Packing, masks: Masks, *, number: int, first_only: bool) -> None:
+        super().__init__(layer, packing, masks, number=number, first_only=first_only)
+        self.sites = [masks.site(p) if p else NO_DROPOUT for p in self.chances]
 
     def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
@@ -102,10 +163,9 @@ class _How:
         out[self.packing.num_tokens :] = 0
         return out, rows, *saved
 
-    def attend_back(
-        self, gradient_TF: torch.Tensor, rows: torch.Tensor, *saved: torch.Tensor
-    ) -> torch.Tensor:
+    def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the projections, (T, 3 F)."""
+        rows, *saved_weights = saved
         places, site = self.packing.rows, self.sites[0]
         width = rows.shape[1]
         attended = gradient_TF.view(-1, width).index_select(0, places.source_R)
@@ -113,7 +173,7 @@ class _How:
         moved = torch.empty_like(rows)
         buckets = _buckets(places, *rows.chunk(3), attended, *moved.chunk(3))
         for (bucket, queries, keys, values, out, dq, dk, dv), weights, kept in zip(
-            buckets, saved[::2], saved[1::2], strict=True
+            buckets, saved_weights[::2], saved_weights[1::2], strict=True
         ):
             torch.bmm(kept.transpose(1, 2), out, out=dv)
             change = torch.bmm(out, values.transpose(1, 2))
@@ -128,9 +188,10 @@ class _How:
         return change_T3F
 
     def add_norm(
-        self, site: Site, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
+        self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
+        site = self.sites[number]
         total, out = torch.empty_like(branch), torch.empty_like(branch)
         moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
         given = [array_of(tensor) for tensor in (branch, trunk, scale, shift)]
@@ -141,13 +202,14 @@ class _How:
 
     def add_norm_back(
         self,
-        site: Site,
+        number: int,
         gradient: torch.Tensor,
         total: torch.Tensor,
         moments: torch.Tensor,
         scale: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
+        site = self.sites[number]
         trunk, branch = torch.empty_like(total), torch.empty_like(total)
         sums = torch.zeros((kernels.CHUNKS, 3, total.shape[1]))
         given = [array_of(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
@@ -155,6 +217,10 @@ class _How:
         numbers = (*site.key, site.dropped, site.scale)
         kernels.dropout_add_norm_backward(team(), *given, *numbers, *results)
         return trunk, branch, sums[0]
+
+    def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
+        """Return the sum over all tokens, (F,)."""
+        return values_TF.sum(0)
 
 
 def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:
@@ -171,7 +237,7 @@ class _Pass:
     saved: tuple[torch.Tensor, ...]
 
 
-def _pass(hidden: torch.Tensor, how: _How, weights: tuple[torch.Tensor, ...]) -> _Pass:
+def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]) -> _Pass:
     qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
     projecting = torch.cat((qw, kw, vw))
     projected = linear(hidden, projecting, torch.cat((qb, kb, vb)))
@@ -179,10 +245,10 @@ def _pass(hidden: torch.Tensor, how: _How, weights: tuple[torch.Tensor, ...]) ->
     trunk = hidden
     if how.first_B is not None:
         attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
-    between, total1, moments1 = how.add_norm(how.sites[1], linear(attended, ow, ob), trunk, scale1, shift1)
+    between, total1, moments1 = how.add_norm(1, linear(attended, ow, ob), trunk, scale1, shift1)
     before = linear(between, iw, ib)
     after = gelu(before)
-    out, total2, moments2 = how.add_norm(how.sites[2], linear(after, pw, pb), between, scale2, shift2)
+    out, total2, moments2 = how.add_norm(2, linear(after, pw, pb), between, scale2, shift2)
     saved = (
         hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow, scale1,
         iw, pw, scale2, *attention,
@@ -190,7 +256,7 @@ def _pass(hidden: torch.Tensor, how: _How, weights: tuple[torch.Tensor, ...]) ->
     return _Pass(out, saved)
 
 
-def _without_gradient(hidden: torch.Tensor, how: _How, *weights: torch.Tensor) -> torch.Tensor:
+def _without_gradient(hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
     return _pass(hidden, how, weights).out
 
 
@@ -202,7 +268,7 @@ class _Layer(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, hidden: torch.Tensor, how: _How, *weights: torch.Tensor) -> torch.Tensor:
+    def forward(context: Any, hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
         done = _pass(hidden, how, weights)
         context.how = how
         context.save_for_backward(*done.saved)
@@ -210,18 +276,18 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        how: _How = context.how
+        how: How[Any] = context.how
         (
             hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow,
             scale1, iw, pw, scale2, *attention,
         ) = context.saved_tensors  # fmt: skip
-        trunk, branch, sums2 = how.add_norm_back(how.sites[2], gradients[0], total2, moments2, scale2)
+        trunk, branch, sums2 = how.add_norm_back(2, gradients[0], total2, moments2, scale2)
         d_pw = branch.t() @ after
         inner = torch.ops.aten.gelu_backward(branch @ pw, before)
-        d_ib = inner.sum(0)
+        d_ib = how.sum_tokens(inner)
         d_iw = inner.t() @ between
         d_between = torch.addmm(trunk, inner, iw)
-        trunk, branch, sums1 = how.add_norm_back(how.sites[1], d_between, total1, moments1, scale1)
+        trunk, branch, sums1 = how.add_norm_back(1, d_between, total1, moments1, scale1)
         d_ow = branch.t() @ attended
         d_attended = branch @ ow
         if how.first_B is not None:
@@ -232,7 +298,7 @@ class _Layer(torch.autograd.Function):
         d_projected = how.attend_back(d_attended, *attention)
         d_projecting = d_projected.t() @ hidden
         d_hidden = torch.addmm(trunk, d_projected, projecting)
-        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), d_projected.sum(0).chunk(3)
+        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), how.sum_tokens(d_projected).chunk(3)
         return (
             d_hidden, None, d_qw, d_qb, d_kw, d_kb, d_vw, d_vb, d_ow, sums1[2], sums1[0], sums1[1],
             d_iw, d_ib, d_pw, sums2[2], sums2[0], sums2[1],

@@ -7,6 +7,7 @@ a batch looks up are converted.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ class HalfWeights:
             for name, parameter in model.named_parameters()
             if parameter is not embedding.weight
         }
-        self._halves: dict[str, torch.Tensor] = {
+        self._halves = {
             name: torch.nn.Parameter(master.detach().to(dtype), requires_grad=master.requires_grad)
             for name, master in self._masters.items()
         }
@@ -45,17 +46,22 @@ class HalfWeights:
         """Call the model with these weights."""
         self._in_use = True
         try:
-            return functional_call(self._model, self._halves, kwargs=inputs, tie_weights=self._has_ties)
+            return functional_call(self._model, dict(self._halves), kwargs=inputs, tie_weights=self._has_ties)
         finally:
             self._in_use = False
 
     def _convert(self, _: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
         return rows.to(self._dtype) if self._in_use else rows
 
-    @property
+    @cached_property
     def halves(self) -> dict[torch.nn.Parameter, torch.Tensor]:
         """These weights, by the model's own."""
         return {master: self._halves[name].detach() for name, master in self._masters.items()}
+
+    @property
+    def leaves(self) -> dict[torch.nn.Parameter, torch.nn.Parameter]:
+        """These weights as gradients are taken of them, by the model's own."""
+        return {master: self._halves[name] for name, master in self._masters.items()}
 
     def gradients(self) -> dict[torch.nn.Parameter, torch.Tensor]:
         """Return the gradients that were not taken yet, by the model's own weights, in half precision."""

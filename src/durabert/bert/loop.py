@@ -275,7 +275,7 @@ def _card(
         device=job.plan.compute.describe(),
         precision=job.plan.compute.precision,
         deterministic=job.deterministic,
-        notices=(*job.notices, *_memory_notice(state, job.plan)),
+        notices=(*job.notices, *_memory_notice(state, job.plan), *_capture_notice(state)),
         versions=versions(),
     )
 
@@ -287,6 +287,10 @@ def _memory_notice(state: TrainState, plan: TrainPlan) -> list[str]:
         f"batches were computed in {state.micro_batches} pieces instead of {plan.num_pieces}, with the same "
         "rows and the same batch size: the memory was too small, or more processes had begun"
     ]
+
+
+def _capture_notice(state: TrainState) -> list[str]:
+    return [] if state.on_gpu is None or state.on_gpu.notice is None else [state.on_gpu.notice]
 
 
 def _result(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,14 @@ class Loss:
 
     task: Task
     weights: torch.Tensor | None
-    """Weight of each class, (C,)."""
+    """Weight of each class, (C,), on the CPU."""
     label_smoothing: float
+    device: torch.device | str = "cpu"
+    """Where the loss is computed."""
+
+    @cached_property
+    def _weights(self) -> torch.Tensor | None:
+        return None if self.weights is None else self.weights.to(self.device)
 
     def sum(self, logits_BC: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the summed loss of some examples."""
@@ -39,14 +46,18 @@ class Loss:
             return functional.mse_loss(logits_BC.squeeze(-1), labels, reduction="sum")
         if self.task == "multilabel":
             return functional.binary_cross_entropy_with_logits(
-                logits_BC, labels, weight=self.weights, reduction="sum"
+                logits_BC, labels, weight=self._weights, reduction="sum"
             )
         return functional.cross_entropy(
-            logits_BC, labels, weight=self.weights, label_smoothing=self.label_smoothing, reduction="sum"
+            logits_BC, labels, weight=self._weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
 
     def divisor(self, labels: torch.Tensor) -> float:
-        """Return what the sum over a batch is divided by: its examples, or the sum of their weights."""
+        """Return what the sum over a batch is divided by: its examples, or the sum of their weights.
+
+        Args:
+            labels: of the batch, on the CPU, so that nothing waits for another device.
+        """
         if self.weights is None:
             return float(labels.numel())
         if self.task == "multilabel":
@@ -76,14 +87,14 @@ def build_loss(
             "it is for one class per text"
         )
     if config.class_weights is None:
-        return Loss(task, None, config.label_smoothing)
+        return Loss(task, None, config.label_smoothing, device)
     if task == "regression":
         raise SpecInvalid("class_weights are set, but a regression task has no classes")
     if config.class_weights == "balanced":
         weights = _balanced(labels, num_classes=len(names), task=task)
     else:
         weights = _by_name(config.class_weights, names)
-    return Loss(task, torch.tensor(weights, dtype=torch.float32, device=device), config.label_smoothing)
+    return Loss(task, torch.tensor(weights, dtype=torch.float32), config.label_smoothing, device)
 
 
 def label_array(task: Task, labels: Sequence[Any]) -> Labels:

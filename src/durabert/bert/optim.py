@@ -61,14 +61,26 @@ class TorchAdamW(torch.optim.AdamW):
             torch._foreach_mul_(list(gradients.values()), clip_norm / norm)
 
 
-def build_optimizer(model: torch.nn.Module, *, weight_decay: float, device: torch.device) -> Optimizer:
+def build_optimizer(
+    model: torch.nn.Module, *, weight_decay: float, device: torch.device, halves: Gradients | None = None
+) -> Optimizer:
     """Return AdamW for the device that the model is on.
+
+    Args:
+        model: in fp32.
+        weight_decay: of matrices.
+        device: of the model.
+        halves: weights in half precision that it writes, too.
 
     Source:
         Decoupled weight decay: Loshchilov and Hutter 2019, algorithm 2.
     """
     if device.type == "cpu":
         return CpuAdamW(model, weight_decay=weight_decay)
+    if device.type == "cuda" and halves:
+        from durabert.bert.gpu_adamw import GpuAdamW
+
+        return GpuAdamW(model, halves, weight_decay=weight_decay)
     return TorchAdamW(model, weight_decay=weight_decay)
 
 

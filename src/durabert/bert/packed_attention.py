@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
-from durabert.bert.dropout import Masks
+from durabert.bert import flash
+from durabert.bert.dropout import Chance, Masks
 from durabert.bert.packing import HIDDEN, Bucket, Packing
 from durabert.bert.pooling import Pooling
 
@@ -32,7 +33,7 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     *,
     packing: Packing,
-    masks: Masks | None = None,
+    masks: Masks | Chance | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -56,6 +57,16 @@ def packed_attention(
     """
     assert attention_mask is None
     heads, width = query.shape[1], query.shape[3]
+    if query.is_cuda and flash.takes(width, query.dtype):
+        attended = flash.flash_attention(
+            *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
+            boundaries=packing.boundaries,
+            longest=packing.longest,
+            scaling=width**-0.5 if scaling is None else scaling,
+            dropout=dropout,
+            sliding_window=sliding_window,
+        )
+        return attended[None], None
     flat = [tensor[0].transpose(0, 1).reshape(-1, width) for tensor in (query, key, value)]
     how = _How(packing, width**-0.5 if scaling is None else scaling, dropout, masks, sliding_window)
     attend: Any = _Attention.apply if torch.is_grad_enabled() else _without_gradient
@@ -68,7 +79,7 @@ class _How:
     packing: Packing
     scaling: float
     dropout: float
-    masks: Masks | None
+    masks: Masks | Chance | None
     sliding_window: int | None
 
     def buckets(self, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:
@@ -90,7 +101,7 @@ class _How:
         """Return what weights are multiplied by; none without dropout."""
         if not self.dropout:
             return None
-        if self.masks is None:
+        if not isinstance(self.masks, Masks):
             return functional.dropout(torch.ones_like(weights), self.dropout)
         return self.masks.draw(weights.shape, self.dropout, weights.dtype)
 

@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from durabert.bert.batches import Batch, Indices
+from durabert.bert.device import to_device
 from durabert.bert.tokens import Tokens
 
 HIDDEN: Final = -1e30
@@ -29,6 +30,10 @@ HIDDEN: Final = -1e30
 # A matrix product of a new shape is compiled first, which takes longer than the product: hence few shapes.
 ROUND_TOKENS: Final = 16
 """T is a multiple of it."""
+ROUND_ON_GPU: Final = 64
+"""T is a multiple of it, and of a sixteenth of the power of two that T is below: each T is captured once."""
+LONGEST_ON_GPU: Final = 128
+"""So many places flash attention has at least for a sequence, which are one block of its own."""
 ROUND_FIRST: Final = 8
 """Of the first tokens of the sequences, where no others are needed any more."""
 ROUND_COUNT: Final = 4
@@ -105,6 +110,15 @@ class Packing:
     sequence_T: torch.Tensor  # noqa: N815
     """Number of the sequence, in the same order, to which each token belongs; B for what fills up."""
     num_heads: int
+    ends_B2: torch.Tensor  # noqa: N815
+    """First token of each sequence, and of what fills up, and T."""
+    longest: int
+    """No sequence has more tokens, nor has what fills up."""
+
+    @cached_property
+    def boundaries(self) -> torch.Tensor:
+        """``ends_B2`` as flash attention takes them."""
+        return self.ends_B2.int()
 
     @property
     def num_tokens(self) -> int:
@@ -117,6 +131,32 @@ class Packing:
         return _rows(self)
 
 
+class PackedShape(NamedTuple):
+    """All that the kernels depend on which compute a batch on a GPU."""
+
+    num_tokens: int
+    """T."""
+    num_examples: int
+    """B."""
+    has_types: bool
+    longest: int
+    """As in ``Packing``."""
+    num_heads: int
+
+
+@dataclass(frozen=True)
+class PackedBatch(Batch):
+    """A batch whose numbers lie one after the other, so that one copy brings them to a device."""
+
+    shape: PackedShape
+    flat: torch.Tensor
+
+    def over(self, flat: torch.Tensor) -> Batch:
+        """Return a batch of the same shape of what ``flat`` holds whenever it is computed."""
+        nowhere = np.empty(0, np.int64)
+        return Batch(_inputs(flat, self.shape, nowhere, nowhere), self.num_tokens)
+
+
 @dataclass(frozen=True)
 class PackedLayout:
     """The examples of a batch end to end in one row."""
@@ -126,7 +166,7 @@ class PackedLayout:
     """Number of the first position of a sequence, 0 for most models."""
     device: torch.device
 
-    def batch(self, tokens: Tokens, indices: Indices) -> Batch:
+    def batch(self, tokens: Tokens, indices: Indices) -> PackedBatch:
         """Return ``packing``, and ``input_ids``, ``position_ids``, maybe ``token_type_ids``, each (1, T)."""
         lengths = tokens.lengths[indices]
         order = np.argsort(lengths, kind="stable")
@@ -135,25 +175,41 @@ class PackedLayout:
         num_tokens = int(starts[-1])
         within = np.arange(num_tokens) - np.repeat(starts[:-1], sizes)
         source = np.repeat(tokens.offsets[indices][order], sizes) + within
-        arrays = {"input_ids": tokens.ids[source], "position_ids": within + self.first_position}
+        rows = [tokens.ids[source], within + self.first_position]
         if tokens.types is not None:
-            arrays["token_type_ids"] = tokens.types[source]
+            rows.append(tokens.types[source])
         # What fills up belongs to no sequence: nothing attends to it, and its gradient is 0.
-        fill = -num_tokens % ROUND_TOKENS
-        inputs: dict[str, Any] = {
-            name: self._tensor(np.pad(array.astype(np.int64), (0, fill), mode="edge"))[None]
-            for name, array in arrays.items()
-        }
+        fill = -num_tokens % self._multiple(num_tokens)
         first = np.empty_like(order)
         first[order] = starts[:-1]
         sequence = np.concatenate([np.repeat(order, sizes), np.full(fill, len(order))])
-        inputs["packing"] = Packing(
-            sizes, starts, self._tensor(first), self._tensor(sequence), self.num_heads
+        shape = PackedShape(
+            num_tokens + fill,
+            len(order),
+            tokens.types is not None,
+            max(LONGEST_ON_GPU, 1 << (max(int(sizes[-1]), fill) - 1).bit_length()),
+            self.num_heads,
         )
-        return Batch(inputs, num_tokens)
+        padded = (np.pad(row.astype(np.int64), (0, fill), mode="edge") for row in rows)
+        flat = to_device(np.concatenate([*padded, sequence, first, starts, [shape.num_tokens]]), self.device)
+        return PackedBatch(_inputs(flat, shape, sizes, starts), num_tokens, shape, flat)
 
-    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self.device)
+    def _multiple(self, num_tokens: int) -> int:
+        """Return what T is a multiple of."""
+        if self.device.type != "cuda":
+            return ROUND_TOKENS
+        return max(ROUND_ON_GPU, (1 << (num_tokens - 1).bit_length()) // 16)
+
+
+def _inputs(
+    flat: torch.Tensor, shape: PackedShape, sizes: NDArray[np.int64], starts: NDArray[np.int64]
+) -> dict[str, Any]:
+    names = ["input_ids", "position_ids", *(["token_type_ids"] if shape.has_types else [])]
+    count, total = shape.num_examples, shape.num_tokens
+    *rows, sequence, first, ends = flat.split([total] * (len(names) + 1) + [count, count + 2])
+    inputs: dict[str, Any] = {name: row[None] for name, row in zip(names, rows, strict=True)}
+    inputs["packing"] = Packing(sizes, starts, first, sequence, shape.num_heads, ends, shape.longest)
+    return inputs
 
 
 def _rows(packing: Packing) -> Rows:

@@ -62,5 +62,7 @@ def _means(rows_TF: torch.Tensor, packing: Packing) -> torch.Tensor:
     count = len(packing.first_B)
     # The last row takes what fills up.
     sums = rows_TF.new_zeros((count + 1, rows_TF.shape[1])).index_add(0, packing.sequence_T, rows_TF)
-    lengths = torch.bincount(packing.sequence_T, minlength=count + 1)
-    return sums[:count] / lengths[:count, None]
+    # Counted by a sum, which is exact, as it is captured on a GPU, where ``bincount`` would wait.
+    ones_T = torch.ones(len(rows_TF), device=rows_TF.device)
+    lengths = torch.zeros(count + 1, device=rows_TF.device).index_add(0, packing.sequence_T, ones_T)
+    return sums[:count] / lengths[:count, None].to(sums.dtype)

@@ -6,6 +6,7 @@ A state that is saved between two events and taken up again ends with the same b
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -17,7 +18,8 @@ import numpy as np
 import torch
 
 from durabert.bert.batches import BatchOrder, Indices, Layout, micro_batches
-from durabert.bert.device import Compute
+from durabert.bert.cuda_graphs import DeviceIdle, GpuBackward
+from durabert.bert.device import Compute, to_device
 from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
@@ -117,18 +119,28 @@ class TrainState:
     best: Best | None = None
     micro_batches: int = 1
     """Pieces that a batch is computed in; doubled when a piece does not fit into the memory."""
+    on_gpu: GpuBackward | None = None
+    """Computes the pieces on a GPU in bf16."""
+    idle: DeviceIdle | None = None
+    """Of a GPU."""
 
     @classmethod
     def fresh(cls, model: Any, plan: TrainPlan) -> TrainState:
         """Return the state before the first step."""
-        scaler = torch.amp.GradScaler(plan.compute.device.type) if plan.compute.precision == "fp16" else None
-        optimizer = build_optimizer(model, weight_decay=plan.config.weight_decay, device=plan.compute.device)
+        device = plan.compute.device
+        scaler = torch.amp.GradScaler(device.type) if plan.compute.precision == "fp16" else None
+        forward = Forward.of(model, plan.compute)
+        in_halves = device.type == "cuda" and forward.half is not None
         return cls(
             model,
-            Forward.of(model, plan.compute),
-            optimizer,
+            forward,
+            build_optimizer(
+                model, weight_decay=plan.config.weight_decay, device=device, halves=forward.halves()
+            ),
             scaler,
             micro_batches=plan.num_pieces,
+            on_gpu=GpuBackward(forward, plan.loss) if in_halves else None,
+            idle=DeviceIdle() if device.type == "cuda" else None,
         )
 
     def cut(self, plan: TrainPlan, *, halvings: int) -> None:
@@ -228,9 +240,7 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
     )
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    loss = _backward_that_fits(state, plan, indices, laps)
-    _update(state, plan, loss)
-    laps.end("optimizer")
+    loss = _update(state, plan, _backward_that_fits(state, plan, indices, laps), laps)
     state.step += 1
     state.epoch_loss += loss * len(indices)
     state.epoch_examples += len(indices)
@@ -248,7 +258,7 @@ def _train_step(state: TrainState, plan: TrainPlan) -> StepReport:
     )
 
 
-def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
+def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> torch.Tensor:
     # Weights and moments are untouched until the update, so the step can be begun again in smaller pieces.
     while True:
         try:
@@ -260,41 +270,59 @@ def _backward_that_fits(state: TrainState, plan: TrainPlan, indices: Indices, la
         plan.compute.release_memory()
 
 
-def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> float:
-    labels = torch.from_numpy(plan.train.labels[indices]).to(plan.compute.device)
-    divisor = plan.loss.divisor(labels)
+def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) -> torch.Tensor:
+    labels = plan.train.labels[indices]
+    divisor = plan.loss.divisor(torch.from_numpy(labels))
     if not state.model.training:
         state.model.train()
     state.forward.forget_gradients()
     pieces = micro_batches(np.arange(len(indices)), state.micro_batches)
+    pieces_are_added = max(len(pieces), plan.peers.size) > 1
 
     def piece(number: int) -> torch.Tensor:
         rows = pieces[number]
-        state.forward.begin(plan.config.seed, state.step, number)
+        begin = functools.partial(state.forward.begin, plan.config.seed, state.step, number)
         reach("step.backward", state.step)
         batch = plan.layout.batch(plan.train.tokens, indices[rows])
+        truth = to_device(labels[rows], plan.compute.device)
         laps.end("data")
+        if state.idle is not None:
+            state.idle.end()
+        if state.on_gpu is not None:
+            loss = state.on_gpu(batch, truth, divisor, begin=begin)
+            if pieces_are_added:
+                state.forward.gradients_taken()
+            return loss
+        begin()
         # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
-        loss = plan.loss.sum(state.forward.logits(batch), labels[rows[0] : rows[-1] + 1]) / divisor
+        loss = plan.loss.sum(state.forward.logits(batch), truth) / divisor
         laps.end("forward")
         (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-        if max(len(pieces), plan.peers.size) > 1:
+        if pieces_are_added:
             # In fp32: a sum of many loses bits in bf16.
             state.forward.gradients_taken()
         laps.end("backward")
+        return loss.detach()
+
+    def struck(number: int) -> torch.Tensor:
+        loss = piece(number)
         # A part of the sum that is no number is seen by all who add up.
-        return loss.detach() * math.nan if strikes("step.nan", state.step) else loss.detach()
+        return loss * math.nan if strikes("step.nan", state.step) else loss
 
-    return float(plan.peers.add_up(piece, len(pieces), state.model).item())
+    return plan.peers.add_up(struck, len(pieces), state.model)
 
 
-def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
+def _update(state: TrainState, plan: TrainPlan, total: torch.Tensor, laps: Laps) -> float:
+    """Move the weights, and return the loss."""
     optimizer, clip_norm = state.optimizer, plan.config.clip_norm
     if state.scaler is not None:
         assert isinstance(optimizer, TorchAdamW)
         state.scaler.unscale_(optimizer)
     gradients = state.forward.gradients()
-    norm = optimizer.gradient_norm(gradients)
+    # A GPU is asked for the norm before anything waits for the loss.
+    norm, loss = optimizer.gradient_norm(gradients), float(total.item())
+    if state.idle is not None:
+        laps.seconds["data"] = state.idle.seconds()
     # Before the step: Adam moments that absorbed a NaN never recover.
     _require_finite(state, loss, norm)
     if state.scaler is None:
@@ -304,6 +332,10 @@ def _update(state: TrainState, plan: TrainPlan, loss: float) -> None:
         optimizer.clip(gradients, norm=norm, clip_norm=clip_norm)
         state.scaler.step(optimizer)
         state.scaler.update()
+    if state.idle is not None:
+        state.idle.begin()
+    laps.end("optimizer")
+    return loss
 
 
 def _require_finite(state: TrainState, loss: float, norm: float) -> None:
