@@ -83,7 +83,10 @@ def _printed(command: list[str]) -> dict[str, Any]:
     return report
 
 
-def _train(rows: int, batch_size: int, seed: int, precision: str, model: str) -> dict[str, Any]:
+def train_in_this_process(
+    rows: int, batch_size: int, seed: int, precision: str, model: str
+) -> dict[str, Any]:
+    """Train one epoch with the bare loop."""
     from durabert.bert.data import load_training_data
     from durabert.bert.loop import fine_tune
     from durabert.specs import DataSpec, FineTuneConfig
@@ -124,4 +127,4 @@ def _train(rows: int, batch_size: int, seed: int, precision: str, model: str) ->
 
 
 if __name__ == "__main__":
-    print(json.dumps(_train(*map(int, sys.argv[1:4]), *sys.argv[4:6])))
+    print(json.dumps(train_in_this_process(*map(int, sys.argv[1:4]), *sys.argv[4:6])))

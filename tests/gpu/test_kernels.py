@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,10 +111,88 @@ def test_adamw_is_that_of_torch(clip_norm):
         optimizer.update(gradients, {}, norm=norm, clip_norm=clip_norm)
         expected.step()
     for one, other in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)
+        near(one, other, error=1e-6)
         state, others = optimizer.state[one], expected.state[other]
         assert state["step"] == 4
-        torch.testing.assert_close(state["exp_avg"].double(), others["exp_avg"], rtol=1e-5, atol=1e-9)
-        torch.testing.assert_close(state["exp_avg_sq"].double(), others["exp_avg_sq"], rtol=1e-5, atol=1e-12)
+        for kind in ("exp_avg", "exp_avg_sq"):
+            near(state[kind], others[kind], error=1e-6)
     for one, half in halves.items():
         assert torch.equal(half, one.detach().bfloat16())
+
+
+SIZES = (5, 17, 1, 60, 33)
+
+
+class Attention(Layer):
+    """As much of a layer as its attention needs; what fills up has three tokens."""
+
+    def __init__(self, p, *, heads, width, longest) -> None:
+        super().__init__(p)
+        self.chances[0], self.scaling = p, np.float32(width**-0.5)
+        ends = np.cumsum([0, *SIZES, 3])
+        self.packing = SimpleNamespace(
+            boundaries=torch.tensor(ends, dtype=torch.int32, device=GPU),
+            longest=longest, longest_fill=longest, num_heads=heads,
+        )  # fmt: skip
+
+
+def attended(projected, heads, masks):
+    """What torch computes in float64, sequence by sequence."""
+    parts, begin = [], 0
+    for number, size in enumerate(SIZES):
+        own = projected[begin : begin + size].view(size, 3, heads, -1).permute(1, 2, 0, 3)
+        weights = torch.softmax(own[0] @ own[1].mT * own.shape[-1] ** -0.5, -1)
+        parts.append(
+            ((weights if masks is None else weights * masks[number]) @ own[2]).transpose(0, 1).flatten(1)
+        )
+        begin += size
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize(("heads", "width"), [(12, 64), (3, 16), (12, 32)])
+@pytest.mark.parametrize("longest", [64, 128, 256])
+def test_attention_is_that_of_torch(heads, width, longest):
+    torch.manual_seed(0)
+    layer, tokens = Attention(0.0, heads=heads, width=width, longest=longest), sum(SIZES)
+    projected, gradient = random(tokens + 3, 3 * heads * width), random(tokens + 3, heads * width)
+    gradient[tokens:] = 0
+    exact = projected.double().requires_grad_()
+    expected = attended(exact, heads, None)
+    expected.backward(gradient[:tokens].double())
+
+    out, *saved = layer.attend(projected)
+    change = layer.attend_back(gradient, *saved)
+
+    near(out[:tokens], expected)
+    near(change, exact.grad)
+    assert out.isfinite().all()
+    assert (change[tokens:] == 0).all()
+
+
+@pytest.mark.parametrize("longest", [64, 128])
+def test_attention_drops_the_same_weights_on_the_way_back(longest):
+    torch.manual_seed(0)
+    heads, width, p = 4, 64, 0.1
+    layer, tokens = Attention(p, heads=heads, width=width, longest=longest), sum(SIZES)
+    projected, gradient = random(tokens + 3, 3 * heads * width), random(tokens + 3, heads * width)
+    gradient[tokens:] = 0
+    # Values that are the rows of an identity let the weights be seen.
+    seen, begin, masks = projected.clone().view(-1, 3, heads, width), 0, []
+    seen[:, 2] = 0
+    for size in SIZES:
+        seen[begin : begin + size, 2] = torch.eye(size, width, device=GPU)[:, None].bfloat16()
+        begin += size
+    weights, begin = layer.attend(seen.view(projected.shape))[0].view(-1, heads, width), 0
+    for size in SIZES:
+        masks.append((weights[begin : begin + size, :, :size] != 0).transpose(0, 1) / (1 - p))
+        begin += size
+    kept = torch.cat([mask.flatten() for mask in masks]) > 0
+    assert kept.float().mean().item() == pytest.approx(1 - p, abs=0.01)
+    exact = projected.double().requires_grad_()
+    expected = attended(exact, heads, masks)
+    expected.backward(gradient[:tokens].double())
+
+    out, *saved = layer.attend(projected)
+
+    near(out[:tokens], expected)
+    near(layer.attend_back(gradient, *saved), exact.grad)

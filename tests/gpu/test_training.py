@@ -36,6 +36,13 @@ KINDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def exact():
+    """Hold torch to exact kernels before it is asked for the first, as a training does."""
+    with deterministic_kernels():
+        yield
+
+
 def config_for(directory, **fields):
     return FineTuneConfig.parse(
         {
@@ -85,23 +92,22 @@ def test_packed_gradients_in_bf16_are_near_those_of_padded_batches_in_fp32(tmp_p
     model.zero_grad(set_to_none=True)
     install(model)
     packed = PackedLayout(model.config.num_attention_heads, found.first_position, GPU)
-    with deterministic_kernels():
-        forward = Forward.of(model, Compute.choose(device="cuda", precision="bf16"))
-        forward.weights_changed()
-        backward = GpuBackward(forward, loss)
+    forward = Forward.of(model, Compute.choose(device="cuda", precision="bf16"))
+    forward.weights_changed()
+    backward = GpuBackward(forward, loss)
 
-        def gradients():
-            names = {parameter: name for name, parameter in model.named_parameters()}
-            return {names[one]: gradient.float() for one, gradient in forward.gradients().items()}
+    def gradients():
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        return {names[one]: gradient.float() for one, gradient in forward.gradients().items()}
 
-        batch = packed.batch(examples, indices)
-        first = backward(batch, labels, 7.0, begin=lambda: None)
-        once = gradients()
-        forward.forget_gradients()
-        # Other sequences of the same shape, then the same again.
-        backward(packed.batch(examples, indices[::-1].copy()), labels, 7.0, begin=lambda: None)
-        forward.forget_gradients()
-        again = backward(batch, labels, 7.0, begin=lambda: None)
+    batch = packed.batch(examples, indices)
+    first = backward(batch, labels, 7.0, begin=lambda: None)
+    once = gradients()
+    forward.forget_gradients()
+    # Other sequences of the same shape, then the same again.
+    backward(packed.batch(examples, indices[::-1].copy()), labels, 7.0, begin=lambda: None)
+    forward.forget_gradients()
+    again = backward(batch, labels, 7.0, begin=lambda: None)
 
     assert backward.notice is None
     assert again.item() == first.item()
@@ -119,22 +125,21 @@ def test_packed_gradients_in_bf16_are_near_those_of_padded_batches_in_fp32(tmp_p
 def test_a_training_that_was_left_ends_with_the_bits_of_one_that_was_not(tmp_path, kind):
     make, fields = KINDS[kind]
     directory = build_model(tmp_path / "bert", "bert", **SMALL)
-    with deterministic_kernels():
-        whole = job(directory, make=make, **fields)
-        assert whole.deterministic
-        state = TrainState.fresh(whole.model, whole.plan)
-        losses = steps(state, whole.plan, 30)
-        assert state.on_gpu is not None
-        assert state.on_gpu.notice is None
+    whole = job(directory, make=make, **fields)
+    assert whole.deterministic
+    state = TrainState.fresh(whole.model, whole.plan)
+    losses = steps(state, whole.plan, 30)
+    assert state.on_gpu is not None
+    assert state.on_gpu.notice is None
 
-        half = job(directory, make=make, **fields)
-        begun = TrainState.fresh(half.model, half.plan)
-        first = steps(begun, half.plan, 17)
-        files = {name: bytes(content) for name, content in files_of(StateCopier().copy(begun))}
-        rest = job(directory, make=make, **fields)
-        resumed = TrainState.fresh(rest.model, rest.plan)
-        load_state(files, resumed, rest.plan)
-        second = steps(resumed, rest.plan, 13)
+    half = job(directory, make=make, **fields)
+    begun = TrainState.fresh(half.model, half.plan)
+    first = steps(begun, half.plan, 17)
+    files = {name: bytes(content) for name, content in files_of(StateCopier().copy(begun))}
+    rest = job(directory, make=make, **fields)
+    resumed = TrainState.fresh(rest.model, rest.plan)
+    load_state(files, resumed, rest.plan)
+    second = steps(resumed, rest.plan, 13)
 
     assert first + second == losses
     assert digest(resumed) == digest(state)
@@ -143,34 +148,32 @@ def test_a_training_that_was_left_ends_with_the_bits_of_one_that_was_not(tmp_pat
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_other_precisions_train_padded(tmp_path, precision):
     directory = build_model(tmp_path / "bert", "bert", **SMALL)
-    with deterministic_kernels():
-        prepared = job(directory, precision=precision)
-        state = TrainState.fresh(prepared.model, prepared.plan)
-        losses = steps(state, prepared.plan, 120)
+    prepared = job(directory, precision=precision)
+    state = TrainState.fresh(prepared.model, prepared.plan)
+    losses = steps(state, prepared.plan, 120)
     assert isinstance(prepared.plan.layout, PaddedLayout)
     assert np.mean(losses[-9:]) < np.mean(losses[:9]) / 2
 
 
 def test_a_batch_that_does_not_fit_is_computed_in_pieces(tmp_path, monkeypatch):
     directory = build_model(tmp_path / "bert", "bert", **SMALL, **STEADY)
-    with deterministic_kernels():
-        prepared = job(directory)
-        real, struck = Forward.logits, []
+    prepared = job(directory)
+    real, struck = Forward.logits, []
 
-        def small_memory(self, batch):
-            if torch.is_grad_enabled() and len(batch.inputs["packing"].first_B) > 8:
-                struck.append(1)
-                # More than any card has.
-                torch.empty(2**46, device=GPU)
-            return real(self, batch)
+    def small_memory(self, batch):
+        if torch.is_grad_enabled() and len(batch.inputs["packing"].first_B) > 8:
+            struck.append(1)
+            # More than any card has.
+            torch.empty(2**46, device=GPU)
+        return real(self, batch)
 
-        monkeypatch.setattr(Forward, "logits", small_memory)
-        state = TrainState.fresh(prepared.model, prepared.plan)
-        in_pieces = steps(state, prepared.plan, 60)
-        monkeypatch.setattr(Forward, "logits", real)
-        prepared = job(directory)
-        whole = TrainState.fresh(prepared.model, prepared.plan)
-        at_once = steps(whole, prepared.plan, 1)
+    monkeypatch.setattr(Forward, "logits", small_memory)
+    state = TrainState.fresh(prepared.model, prepared.plan)
+    in_pieces = steps(state, prepared.plan, 60)
+    monkeypatch.setattr(Forward, "logits", real)
+    prepared = job(directory)
+    whole = TrainState.fresh(prepared.model, prepared.plan)
+    at_once = steps(whole, prepared.plan, 1)
     assert struck
     assert state.micro_batches == 2
     assert in_pieces[0] == pytest.approx(at_once[0], rel=0.02)

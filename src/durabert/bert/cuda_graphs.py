@@ -11,13 +11,19 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
+from durabert.bert import triton_kernels
 from durabert.bert.batches import Batch
+from durabert.bert.device import to_device
 from durabert.bert.forward import Forward
 from durabert.bert.loss import Loss
 from durabert.bert.packing import PackedBatch
+from durabert.bert.triton_kernels import CHUNK, WARPS
 
+WORD: Final = 2
+"""Bytes of what is copied at once."""
 _CAPTURE: Final = "captur"
 """In the messages of CUDA when something cannot be captured."""
 
@@ -29,6 +35,50 @@ class _Captured:
     labels: torch.Tensor
     divisor: torch.Tensor
     loss: torch.Tensor
+    copy: _Copy
+
+
+class _Copy:
+    """Copies gradients to where they stay, in one kernel; where they come from is known after the capture."""
+
+    def __init__(self, targets: list[torch.Tensor]) -> None:
+        self._targets = targets
+        self._starts = [np.arange(0, words_of(target), CHUNK) for target in targets]
+        num_chunks = sum(map(len, self._starts))
+        self._table_C3 = torch.empty((num_chunks, 3), dtype=torch.int64, device=targets[0].device)
+        # Loaded now: that cannot be while something is captured.
+        triton_kernels.copy_all[(1,)](torch.zeros_like(self._table_C3[:1]), CHUNK=CHUNK, num_warps=WARPS)
+
+    def launch(self) -> None:
+        """Copy all."""
+        triton_kernels.copy_all[(len(self._table_C3),)](self._table_C3, CHUNK=CHUNK, num_warps=WARPS)
+
+    def set_up(self, sources: list[torch.Tensor]) -> None:
+        """Say where the gradients come from."""
+        rows = [
+            np.stack(
+                [
+                    source.data_ptr() + WORD * starts,
+                    target.data_ptr() + WORD * starts,
+                    np.minimum(CHUNK, words_of(target) - starts),
+                ],
+                axis=1,
+            )
+            for source, target, starts in zip(sources, self._targets, self._starts, strict=True)
+        ]
+        self._table_C3.copy_(to_device(np.concatenate(rows), self._table_C3.device))
+
+
+def words_of(tensor: torch.Tensor) -> int:
+    """Return how many words of 16 bits a tensor has."""
+    return tensor.numel() * tensor.element_size() // WORD
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the first of the errors that led to one another."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).strip().split("\n", 1)[0][:200]
 
 
 class GpuBackward:
@@ -45,10 +95,6 @@ class GpuBackward:
         self._stream = torch.cuda.Stream()
         self.notice: str | None = None
         """Why nothing is captured, if so."""
-        # A kernel cannot be loaded while something is captured, and this one comes after the warm-up.
-        for dtype in (torch.float32, torch.bfloat16):
-            nothing = torch.zeros(8, dtype=dtype, device=forward.compute.device)
-            torch._foreach_copy_([nothing], [nothing.clone()])
 
     def __call__(
         self, batch: Batch, labels: torch.Tensor, divisor: float, *, begin: Callable[[], None]
@@ -91,8 +137,7 @@ class GpuBackward:
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError) or _CAPTURE not in str(error):
                     raise
-                line = str(error).strip().split("\n", 1)[0][:200]
-                self.notice = f"the steps are not captured as CUDA graphs, which makes them slower: {line}"
+                self.notice = f"steps are slower, as they cannot be captured as CUDA graphs: {_cause(error)}"
         return self._graphs.get(key)
 
     def _capture(self, batch: PackedBatch, labels: torch.Tensor) -> _Captured:
@@ -101,12 +146,16 @@ class GpuBackward:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             # What libraries do once, and a lack of memory, come before the capture.
-            self._differentiate(batch.over(flat), truth, divisor)
+            _, found = self._differentiate(batch.over(flat), truth, divisor)
+        copy = _Copy([self._gradients[leaf] for leaf in found])
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-            loss = self._pass(batch.over(flat), truth, divisor)
-        return _Captured(graph, flat, truth, divisor, loss)
+            loss, found = self._differentiate(batch.over(flat), truth, divisor)
+            sources = [gradient.contiguous() for gradient in found.values()]
+            copy.launch()
+        copy.set_up(sources)
+        return _Captured(graph, flat, truth, divisor, loss, copy)
 
     def _pass(self, batch: Batch, labels: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         loss, found = self._differentiate(batch, labels, divisor)
@@ -123,35 +172,7 @@ class GpuBackward:
         gradients = {
             leaf: gradient for leaf, gradient in zip(self._leaves, found, strict=True) if gradient is not None
         }
-        for leaf in gradients.keys() - self._gradients.keys():
-            self._gradients[leaf] = torch.empty_like(leaf)
+        for leaf in gradients:
+            if leaf not in self._gradients:
+                self._gradients[leaf] = torch.empty_like(leaf)
         return loss.detach(), gradients
-
-
-class DeviceIdle:
-    """How long a GPU has had nothing to do from the end of a step to the begin of the next one."""
-
-    def __init__(self) -> None:
-        self._ended: torch.cuda.Event | None = None
-        self._began: torch.cuda.Event | None = None
-
-    def begin(self) -> None:
-        """All of a step has been asked for."""
-        self._ended, self._began = _event(), None
-
-    def end(self) -> None:
-        """The next step is about to be asked for."""
-        if self._ended is not None and self._began is None:
-            self._began = _event()
-
-    def seconds(self) -> float:
-        """Return the time in between, once the device has come to the next step; 0 before the first."""
-        if self._ended is None or self._began is None:
-            return 0.0
-        return self._ended.elapsed_time(self._began) / 1000
-
-
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event

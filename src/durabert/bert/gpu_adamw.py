@@ -21,7 +21,7 @@ import triton.language as tl
 from durabert.bert import triton_kernels
 from durabert.bert.adamw import BETAS, EPSILON, Gradients, parameter_groups
 from durabert.bert.device import to_device
-from durabert.bert.triton_kernels import CHUNK
+from durabert.bert.triton_kernels import CHUNK, WARPS
 
 _TYPES: Final = {torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 
@@ -55,6 +55,7 @@ class GpuAdamW:
             group["lr"] = 0.0
         self.state: defaultdict[torch.Tensor, Any] = defaultdict(dict)
         self._halves = halves
+        self._gradients: Gradients = {}
         self._addresses: list[int] = []
         self._chunks: list[_Chunks] = []
 
@@ -64,7 +65,9 @@ class GpuAdamW:
         for chunks in self._chunks_of(gradients):
             count = len(chunks.table_C6)
             sum_C = torch.empty(count, device=chunks.table_C6.device)
-            triton_kernels.squares[(count,)](chunks.table_C6, sum_C, LIKE=chunks.like, CHUNK=CHUNK)
+            triton_kernels.squares[(count,)](
+                chunks.table_C6, sum_C, LIKE=chunks.like, CHUNK=CHUNK, num_warps=WARPS
+            )
             sums.append(sum_C)
         return math.sqrt(torch.cat(sums).double().sum().item())
 
@@ -93,10 +96,14 @@ class GpuAdamW:
                 rate / corrections[0],
                 1 / math.sqrt(corrections[1]),
                 BETA1=BETAS[0], BETA2=BETAS[1], EPSILON=EPSILON,
-                LIKE=chunks.like, HALVES=chunks.has_halves, CHUNK=CHUNK,
+                LIKE=chunks.like, HALVES=chunks.has_halves, CHUNK=CHUNK, num_warps=WARPS,
             )  # fmt: skip
 
     def _chunks_of(self, gradients: Gradients) -> list[_Chunks]:
+        if gradients is self._gradients:
+            # Those of the norm, a moment ago: the device waits for no second look.
+            return self._chunks
+        self._gradients = gradients
         addresses = [
             tensor.data_ptr()
             for parameter, gradient in gradients.items()

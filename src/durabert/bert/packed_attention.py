@@ -61,7 +61,7 @@ def packed_attention(
         attended = flash.flash_attention(
             *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
             boundaries=packing.boundaries,
-            longest=packing.longest,
+            longest=packing.longest_fill,
             scaling=width**-0.5 if scaling is None else scaling,
             dropout=dropout,
             sliding_window=sliding_window,

@@ -32,8 +32,8 @@ ROUND_TOKENS: Final = 16
 """T is a multiple of it."""
 ROUND_ON_GPU: Final = 64
 """T is a multiple of it, and of a sixteenth of the power of two that T is below: each T is captured once."""
-LONGEST_ON_GPU: Final = 128
-"""So many places flash attention has at least for a sequence, which are one block of its own."""
+LONGEST_ON_GPU: Final = 64
+"""So many places a sequence has there at least, which are one block of the kernels for attention."""
 ROUND_FIRST: Final = 8
 """Of the first tokens of the sequences, where no others are needed any more."""
 ROUND_COUNT: Final = 4
@@ -113,7 +113,9 @@ class Packing:
     ends_B2: torch.Tensor  # noqa: N815
     """First token of each sequence, and of what fills up, and T."""
     longest: int
-    """No sequence has more tokens, nor has what fills up."""
+    """No sequence has more tokens; a power of two."""
+    longest_fill: int
+    """Nor has what fills up, or a sequence, more than that; a power of two."""
 
     @cached_property
     def boundaries(self) -> torch.Tensor:
@@ -140,6 +142,8 @@ class PackedShape(NamedTuple):
     """B."""
     has_types: bool
     longest: int
+    """As in ``Packing``."""
+    longest_fill: int
     """As in ``Packing``."""
     num_heads: int
 
@@ -187,7 +191,8 @@ class PackedLayout:
             num_tokens + fill,
             len(order),
             tokens.types is not None,
-            max(LONGEST_ON_GPU, 1 << (max(int(sizes[-1]), fill) - 1).bit_length()),
+            _power_of_two(int(sizes[-1])),
+            _power_of_two(max(int(sizes[-1]), fill)),
             self.num_heads,
         )
         padded = (np.pad(row.astype(np.int64), (0, fill), mode="edge") for row in rows)
@@ -208,8 +213,14 @@ def _inputs(
     count, total = shape.num_examples, shape.num_tokens
     *rows, sequence, first, ends = flat.split([total] * (len(names) + 1) + [count, count + 2])
     inputs: dict[str, Any] = {name: row[None] for name, row in zip(names, rows, strict=True)}
-    inputs["packing"] = Packing(sizes, starts, first, sequence, shape.num_heads, ends, shape.longest)
+    inputs["packing"] = Packing(
+        sizes, starts, first, sequence, shape.num_heads, ends, shape.longest, shape.longest_fill
+    )
     return inputs
+
+
+def _power_of_two(size: int) -> int:
+    return max(LONGEST_ON_GPU, 1 << (size - 1).bit_length())
 
 
 def _rows(packing: Packing) -> Rows:

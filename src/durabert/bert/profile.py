@@ -41,6 +41,35 @@ class Laps:
         self._last = now
 
 
+class DeviceIdle:
+    """How long a GPU has had nothing to do from the end of a step to the begin of the next one."""
+
+    def __init__(self) -> None:
+        self._ended: torch.cuda.Event | None = None
+        self._began: torch.cuda.Event | None = None
+
+    def begin(self) -> None:
+        """All of a step has been asked for."""
+        self._ended, self._began = _event(), None
+
+    def end(self) -> None:
+        """The next step is about to be asked for."""
+        if self._ended is not None and self._began is None:
+            self._began = _event()
+
+    def seconds(self) -> float:
+        """Return the time in between, once the device has come to the next step; 0 before the first."""
+        if self._ended is None or self._began is None:
+            return 0.0
+        return self._ended.elapsed_time(self._began) / 1000
+
+
+def _event() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
 @dataclass(frozen=True)
 class ModelOperations:
     """Operations of a model's products in a training step: twice as many backward as forward.

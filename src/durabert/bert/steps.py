@@ -12,26 +12,28 @@ import math
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 
 from durabert.bert.batches import BatchOrder, Indices, Layout, micro_batches
-from durabert.bert.cuda_graphs import DeviceIdle, GpuBackward
 from durabert.bert.device import Compute, to_device
 from durabert.bert.forward import Forward
 from durabert.bert.loss import Labels, Loss
 from durabert.bert.metrics import Metrics, evaluate, is_better
 from durabert.bert.optim import Optimizer, TorchAdamW, build_optimizer, learning_rate
 from durabert.bert.peers import ALONE, Peers
-from durabert.bert.profile import Laps, ModelOperations, Part
+from durabert.bert.profile import DeviceIdle, Laps, ModelOperations, Part
 from durabert.bert.scoring import Scorer
 from durabert.bert.tensor_files import TensorFiles
 from durabert.bert.tokens import Tokens
 from durabert.errors import TrainingDiverged
 from durabert.faults import reach, strikes
 from durabert.specs import EpochResult, FineTuneConfig, Task
+
+if TYPE_CHECKING:
+    from durabert.bert.cuda_graphs import GpuBackward
 
 
 @dataclass(frozen=True)
@@ -130,18 +132,17 @@ class TrainState:
         device = plan.compute.device
         scaler = torch.amp.GradScaler(device.type) if plan.compute.precision == "fp16" else None
         forward = Forward.of(model, plan.compute)
-        in_halves = device.type == "cuda" and forward.half is not None
-        return cls(
-            model,
-            forward,
-            build_optimizer(
-                model, weight_decay=plan.config.weight_decay, device=device, halves=forward.halves()
-            ),
-            scaler,
-            micro_batches=plan.num_pieces,
-            on_gpu=GpuBackward(forward, plan.loss) if in_halves else None,
-            idle=DeviceIdle() if device.type == "cuda" else None,
+        optimizer = build_optimizer(
+            model, weight_decay=plan.config.weight_decay, device=device, halves=forward.halves()
         )
+        state = cls(model, forward, optimizer, scaler, micro_batches=plan.num_pieces)
+        if device.type == "cuda":
+            state.idle = DeviceIdle()
+        if device.type == "cuda" and forward.half is not None:
+            from durabert.bert.cuda_graphs import GpuBackward
+
+            state.on_gpu = GpuBackward(forward, plan.loss)
+        return state
 
     def cut(self, plan: TrainPlan, *, halvings: int) -> None:
         """See to it that each process has a piece of a batch, and halve the pieces so many times."""

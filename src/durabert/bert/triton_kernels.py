@@ -18,8 +18,12 @@ import triton.language as tl
 
 PARTS: Final = 128
 """P: of each the sums over its tokens are taken one by one."""
-CHUNK: Final = 2048
-"""Parameters that one program moves."""
+CHUNK: Final = 1024
+"""Parameters that one program moves: four for each of its threads, which is how they go fastest."""
+WARPS: Final = 8
+"""Of such a program."""
+ROUNDS: Final = tl.constexpr(7)
+"""Of Philox: so many are known to resist the tests of TestU01's BigCrush."""
 
 
 @triton.jit
@@ -30,7 +34,7 @@ def _kept(key, place, site, dropped):
         Philox: Salmon et al. 2011.
     """
     zero = place * 0
-    bits, _, _, _ = tl.philox(tl.load(key), place, zero + site, zero, zero)
+    bits, _, _, _ = tl.philox(tl.load(key), place, zero + site, zero, zero, n_rounds=ROUNDS)
     return bits.to(tl.uint32, bitcast=True).to(tl.int64) >= dropped
 
 
@@ -103,6 +107,92 @@ def sum_parts(values, out, size, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     part = tl.arange(0, PARTS)
     found = tl.load(values + part[:, None] * size + column[None, :], mask=there[None, :], other=0.0)
     tl.store(out + column, tl.sum(found, axis=0).to(out.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _weights(query, key, there, scaling):
+    scores = tl.where(there[None, :], tl.dot(query, tl.trans(key)) * scaling, float("-inf"))
+    grown = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    return grown / tl.sum(grown, axis=1)[:, None]
+
+
+@triton.jit(do_not_specialize=["site"])
+def attend(
+    projected, boundaries, key, site, dropped, grown, scaling, out,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, DROPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write what the tokens of a sequence of at most ``BLOCK`` attend to in one head.
+
+    Args:
+        projected: queries, keys and values, (T, 3 F).
+        boundaries: first token of each sequence, and the end of the last.
+        key: of dropout.
+        site: of dropout.
+        dropped: of 2 to the power of 32.
+        grown: what weights that are kept are multiplied by.
+        scaling: of the scores.
+        out: (T, F).
+
+    Source:
+        Vaswani et al. 2017, section 3.2.1.
+    """
+    begin, head, size = tl.load(boundaries + tl.program_id(0)), tl.program_id(1), HEADS * WIDTH
+    token = tl.arange(0, BLOCK)
+    there = token < tl.load(boundaries + tl.program_id(0) + 1) - begin
+    token += begin
+    column = head * WIDTH + tl.arange(0, WIDTH)[None, :]
+    place = projected + token[:, None] * (3 * size) + column
+    q = tl.load(place, mask=there[:, None], other=0.0)
+    k = tl.load(place + size, mask=there[:, None], other=0.0)
+    v = tl.load(place + 2 * size, mask=there[:, None], other=0.0)
+    weights = _weights(q, k, there, scaling)
+    if DROPS:
+        pair = (token * HEADS + head)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+        weights = tl.where(_kept(key, pair, site, dropped), weights * grown, 0.0)
+    attended = tl.dot(weights.to(tl.bfloat16), v)
+    tl.store(out + token[:, None] * size + column, attended.to(tl.bfloat16), mask=there[:, None])
+
+
+@triton.jit(do_not_specialize=["site"])
+def attend_backward(
+    projected, gradient, boundaries, key, site, dropped, grown, scaling, out,
+    HEADS: tl.constexpr, WIDTH: tl.constexpr, DROPS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of ``projected`` for a sequence and a head; arguments are as those of ``attend``."""
+    begin, head, size = tl.load(boundaries + tl.program_id(0)), tl.program_id(1), HEADS * WIDTH
+    token = tl.arange(0, BLOCK)
+    there = token < tl.load(boundaries + tl.program_id(0) + 1) - begin
+    token += begin
+    column = head * WIDTH + tl.arange(0, WIDTH)[None, :]
+    place = token[:, None] * (3 * size) + column
+    q = tl.load(projected + place, mask=there[:, None], other=0.0)
+    k = tl.load(projected + place + size, mask=there[:, None], other=0.0)
+    v = tl.load(projected + place + 2 * size, mask=there[:, None], other=0.0)
+    g = tl.load(gradient + token[:, None] * size + column, mask=there[:, None], other=0.0)
+    weights = _weights(q, k, there, scaling)
+    change = tl.dot(g, tl.trans(v))
+    kept = weights
+    if DROPS:
+        pair = (token * HEADS + head)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+        keeps = _kept(key, pair, site, dropped)
+        kept = tl.where(keeps, weights * grown, 0.0)
+        change = tl.where(keeps, change * grown, 0.0)
+    of_value = tl.dot(tl.trans(kept.to(tl.bfloat16)), g)
+    change = (weights * (change - tl.sum(change * weights, axis=1)[:, None]) * scaling).to(tl.bfloat16)
+    tl.store(out + place, tl.dot(change, k).to(tl.bfloat16), mask=there[:, None])
+    tl.store(out + place + size, tl.dot(tl.trans(change), q).to(tl.bfloat16), mask=there[:, None])
+    tl.store(out + place + 2 * size, of_value.to(tl.bfloat16), mask=there[:, None])
+
+
+@triton.jit
+def copy_all(table, CHUNK: tl.constexpr):
+    """Copy values of 16 bits: the table has source, target and number of those of each chunk, (C, 3)."""
+    entry = table + tl.program_id(0) * 3
+    place = tl.arange(0, CHUNK)
+    there = place < tl.load(entry + 2)
+    source = tl.multiple_of(tl.load(entry).to(tl.pointer_type(tl.int16)), 16)
+    target = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(tl.int16)), 16)
+    tl.store(target + place, tl.load(source + place, mask=there), mask=there)
 
 
 @triton.jit
