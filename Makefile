@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test slow chaos check bench trackers clean
+.PHONY: help setup demo test slow chaos gpu check bench trackers clean
 
 help:  ## show what there is to do
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -40,6 +40,9 @@ slow: $(STAMP)  ## tests that take long: killed processes, and what README and d
 chaos: $(STAMP)  ## every fault of the chaos suite, some 40 minutes
 	@CHAOS_KILLS=20 CHAOS_RUNS=20 $(BIN)/pytest tests/chaos -m 'long or not long'
 	@$(BIN)/durabert chaos
+
+gpu: $(STAMP)  ## the tests that need a GPU, on a machine that has one
+	@$(BIN)/pytest tests/gpu
 
 bench: $(STAMP)  ## the figures of docs/benchmarks.md, as a table and as benchmarks.json
 	@$(BIN)/python -m pip install --quiet --group bench -c constraints.txt

@@ -17,7 +17,8 @@ from pathlib import Path
 NAMES = ("startup", "overhead", "lifecycle", "inference", "training", "lengths")
 """Those that take less than ten minutes together on two cores. Others by name: ``durability``, ``yardstick``,
 ``accuracy``, ``scoring``, ``batch_inference``, ``asha``, ``sweep`` and ``sweep_events`` take many minutes,
-``suggestions`` and ``checkpoints`` take one; ``store_size`` writes 14 GB; ``reports`` needs Chromium.
+``suggestions`` and ``checkpoints`` take one; ``store_size`` writes 14 GB; ``reports`` needs Chromium, ``gpu``
+a GPU.
 """
 
 

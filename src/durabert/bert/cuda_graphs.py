@@ -43,7 +43,7 @@ class _Copy:
 
     def __init__(self, targets: list[torch.Tensor]) -> None:
         self._targets = targets
-        self._starts = [np.arange(0, words_of(target), CHUNK) for target in targets]
+        self._starts = [np.arange(0, _words_of(target), CHUNK) for target in targets]
         num_chunks = sum(map(len, self._starts))
         self._table_C3 = torch.empty((num_chunks, 3), dtype=torch.int64, device=targets[0].device)
         # Loaded now: that cannot be while something is captured.
@@ -60,7 +60,7 @@ class _Copy:
                 [
                     source.data_ptr() + WORD * starts,
                     target.data_ptr() + WORD * starts,
-                    np.minimum(CHUNK, words_of(target) - starts),
+                    np.minimum(CHUNK, _words_of(target) - starts),
                 ],
                 axis=1,
             )
@@ -69,16 +69,16 @@ class _Copy:
         self._table_C3.copy_(to_device(np.concatenate(rows), self._table_C3.device))
 
 
-def words_of(tensor: torch.Tensor) -> int:
+def _words_of(tensor: torch.Tensor) -> int:
     """Return how many words of 16 bits a tensor has."""
     return tensor.numel() * tensor.element_size() // WORD
 
 
-def _cause(error: BaseException) -> str:
-    """Return the first line of the first of the errors that led to one another."""
+def _cause(error: BaseException) -> BaseException:
+    """Return the first of the errors that led to one another: the end of a capture fails, too."""
     while error.__context__ is not None:
         error = error.__context__
-    return str(error).strip().split("\n", 1)[0][:200]
+    return error
 
 
 class GpuBackward:
@@ -135,9 +135,13 @@ class GpuBackward:
             try:
                 self._graphs[key] = self._capture(batch, labels)
             except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError) or _CAPTURE not in str(error):
+                cause = _cause(error)
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
+                if _CAPTURE not in str(error):
                     raise
-                self.notice = f"steps are slower, as they cannot be captured as CUDA graphs: {_cause(error)}"
+                line = str(cause).strip().split("\n", 1)[0][:200]
+                self.notice = f"steps are slower, as they cannot be captured as CUDA graphs: {line}"
         return self._graphs.get(key)
 
     def _capture(self, batch: PackedBatch, labels: torch.Tensor) -> _Captured:

@@ -144,8 +144,7 @@ def peak_operations_per_second(compute: Compute) -> float:
     size = PEAK_SIZE[compute.device.type]
     dtype = Dtypes.get(compute.precision, torch.float32)
     # A GPU is faster with values that are all the same than with those of a model.
-    generator = torch.Generator().manual_seed(0)
-    one, other = (torch.randn((size, size), generator=generator).to(compute.device, dtype) for _ in range(2))
+    one, other = (torch.randn((size, size), dtype=dtype, device=compute.device) for _ in range(2))
     best = float("inf")
     with torch.inference_mode():
         for _ in range(PEAK_PRODUCTS):
