@@ -5,32 +5,29 @@ memory once more, and through the interpreter. Here it is four products each way
 between them the kernels of ``durabert.bert.kernels`` on a CPU and those of ``durabert.bert.triton_kernels``
 on a GPU, which also take the sums that biases have as gradients.
 
-Shape letters: T tokens, F values of a token, H heads, N sequences, B sequences and what fills them up.
+Shape letters: T tokens, F values of a token, B sequences and what fills them up.
 """
 
 from __future__ import annotations
 
-import abc
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch.nn.functional import gelu, linear
 
-from durabert.bert import flash, kernels
-from durabert.bert.dropout import Chance, Masks, Site
-from durabert.bert.kernels import array_of
-from durabert.bert.packing import Packing, Rows, padded_first
-from durabert.bert.threads import team
+from durabert.bert import flash
+from durabert.bert.dropout import Chance, Masks
+from durabert.bert.fused_cpu import CpuHow
+from durabert.bert.fused_parts import How
+from durabert.bert.packing import Packing
 
 LAYERS: Final = ("BertLayer", "RobertaLayer", "ElectraLayer", "XLMRobertaLayer", "CamembertLayer")
 """Classes of Transformers that are such layers, with a norm after attention and after feed-forward."""
 LONGEST: Final = 128
 """Tokens of a sequence up to which one thread turns scores into weights as fast as it is needed."""
-NO_DROPOUT: Final = Site((np.uint32(0), np.uint32(0)), np.uint32(0), np.float32(1))
 
 
 def install(model: Any) -> None:
@@ -83,150 +80,7 @@ def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> C
 
         width = layer.attention.self.attention_head_size
         return GpuHow if flash.takes(width, layer.attention.self.query.weight.dtype) else None
-    return _CpuHow if isinstance(masks, Masks) and packing.sizes[-1] <= LONGEST else None
-
-
-D = TypeVar("D", bound=Masks | Chance)
-
-
-class How(abc.ABC, Generic[D]):
-    """A layer, a batch and where its dropout comes from.
-
-    Sites of dropout have numbers: 0 is in attention, 1 after it and 2 after feed-forward.
-    """
-
-    def __init__(self, layer: Any, packing: Packing, masks: D, *, number: int, first_only: bool) -> None:
-        attention = layer.attention.self
-        chances = (attention.dropout.p, layer.attention.output.dropout.p, layer.output.dropout.p)
-        self.chances = [p if layer.training else 0.0 for p in chances]
-        self.layer_number = number
-        self.scaling = np.float32(attention.scaling)
-        self.epsilon = np.float32(layer.output.LayerNorm.eps)
-        self.packing = packing
-        self.masks = masks
-        self.first_B = padded_first(packing) if first_only else None
-
-    @abc.abstractmethod
-    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
-
-    @abc.abstractmethod
-    def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of the projections, (T, 3 F)."""
-
-    @abc.abstractmethod
-    def add_norm(
-        self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
-
-    @abc.abstractmethod
-    def add_norm_back(
-        self,
-        number: int,
-        gradient: torch.Tensor,
-        total: torch.Tensor,
-        moments: torch.Tensor,
-        scale: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
-
-    @abc.abstractmethod
-    def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all tokens, (F,)."""
-
-
-class _CpuHow(How[Masks]):
-    """A layer and a batch on a CPU, and a draw."""
-
-    def __init__(self, layer: Any, packing: Packing, masks: Masks, *, number: int, first_only: bool) -> None:
-        super().__init__(layer, packing, masks, number=number, first_only=first_only)
-        self.sites = [masks.site(p) if p else NO_DROPOUT for p in self.chances]
-
-    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
-        places, site = self.packing.rows, self.sites[0]
-        width = projected_T3F.shape[1] // 3 // self.packing.num_heads
-        rows = projected_T3F.view(-1, width).index_select(0, places.sources_3R)
-        attended, saved = [], []
-        for bucket, queries, keys, values in _buckets(places, *rows.chunk(3)):
-            scores = torch.bmm(queries, keys.transpose(1, 2))
-            weights, kept = torch.empty_like(scores), torch.empty_like(scores)
-            kernels.weigh(
-                team(), array_of(scores), bucket.sizes_N, places.num_heads, self.scaling, *site.key,
-                site.dropped, site.scale, bucket.start, array_of(weights), array_of(kept),
-            )  # fmt: skip
-            attended.append(torch.bmm(kept, values).view(-1, width))
-            saved += [weights, kept]
-        out = torch.cat(attended).index_select(0, places.row_TH).view(len(projected_T3F), -1)
-        # What fills up is in no sequence, but in the products.
-        out[self.packing.num_tokens :] = 0
-        return out, rows, *saved
-
-    def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of the projections, (T, 3 F)."""
-        rows, *saved_weights = saved
-        places, site = self.packing.rows, self.sites[0]
-        width = rows.shape[1]
-        attended = gradient_TF.view(-1, width).index_select(0, places.source_R)
-        attended.index_fill_(0, places.absent, 0.0)
-        moved = torch.empty_like(rows)
-        buckets = _buckets(places, *rows.chunk(3), attended, *moved.chunk(3))
-        for (bucket, queries, keys, values, out, dq, dk, dv), weights, kept in zip(
-            buckets, saved_weights[::2], saved_weights[1::2], strict=True
-        ):
-            torch.bmm(kept.transpose(1, 2), out, out=dv)
-            change = torch.bmm(out, values.transpose(1, 2))
-            kernels.weigh_backward(
-                team(), array_of(change), bucket.sizes_N, places.num_heads, array_of(weights), self.scaling,
-                *site.key, site.dropped, site.scale, bucket.start,
-            )  # fmt: skip
-            torch.bmm(change, keys, out=dq)
-            torch.bmm(change.transpose(1, 2), queries, out=dk)
-        change_T3F = moved.index_select(0, places.row_T3H).view(len(gradient_TF), -1)
-        change_T3F[self.packing.num_tokens :] = 0
-        return change_T3F
-
-    def add_norm(
-        self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
-        site = self.sites[number]
-        total, out = torch.empty_like(branch), torch.empty_like(branch)
-        moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
-        given = [array_of(tensor) for tensor in (branch, trunk, scale, shift)]
-        results = [array_of(tensor) for tensor in (total, out, moments[0], moments[1])]
-        numbers = (self.epsilon, *site.key, site.dropped, site.scale)
-        kernels.dropout_add_norm(team(), *given, *numbers, *results)
-        return out, total, moments
-
-    def add_norm_back(
-        self,
-        number: int,
-        gradient: torch.Tensor,
-        total: torch.Tensor,
-        moments: torch.Tensor,
-        scale: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
-        site = self.sites[number]
-        trunk, branch = torch.empty_like(total), torch.empty_like(total)
-        sums = torch.zeros((kernels.CHUNKS, 3, total.shape[1]))
-        given = [array_of(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
-        results = [array_of(tensor) for tensor in (trunk, branch, sums)]
-        numbers = (*site.key, site.dropped, site.scale)
-        kernels.dropout_add_norm_backward(team(), *given, *numbers, *results)
-        return trunk, branch, sums[0]
-
-    def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
-        """Return the sum over all tokens, (F,)."""
-        return values_TF.sum(0)
-
-
-def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:
-    parts = (tensor.split(places.num_rows) for tensor in tensors_RD)
-    for bucket, *rows in zip(places.buckets, *parts, strict=True):
-        yield bucket, *(part.view(-1, bucket.length, part.shape[1]) for part in rows)
+    return CpuHow if isinstance(masks, Masks) and packing.sizes[-1] <= LONGEST else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import triton
 
 from durabert.bert import triton_kernels
 from durabert.bert.dropout import LEVELS_ON_GPU, Chance
-from durabert.bert.fused import How
+from durabert.bert.fused_parts import How
 from durabert.bert.packing import LONGEST_ON_GPU
 from durabert.bert.triton_kernels import PARTS
 
