@@ -32,7 +32,7 @@ check: $(STAMP)  ## static checks: ruff, mypy, import contracts
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)  ## the test suite
-	@$(PYTEST) --ignore tests/chaos -m 'not long and not pages'
+	@$(PYTEST) -m 'not pages'
 
 slow: $(STAMP)  ## tests that take long: killed processes, and what README and docs show, command by command
 	@$(PYTEST) tests/docs tests/chaos

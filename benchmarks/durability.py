@@ -39,7 +39,7 @@ from durabert.client import Client
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 3
+PAIRS = 5
 SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
 WARM_UP_STEPS = 50
