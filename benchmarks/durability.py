@@ -32,7 +32,7 @@ from durabert.client import Client
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 4
+PAIRS = 3
 SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
 CHECKPOINT_SECONDS = 60.0
