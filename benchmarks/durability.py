@@ -1,10 +1,14 @@
 """What checkpoints and Temporal cost over the bare loop, in a training of some minutes, pair by pair.
 
-Both sides of a pair are there at once, and in turn one of them is frozen while the other works for some
-seconds: a machine that is faster in one minute than in the next favours neither. What counts is the time in
-which a side was not frozen. With the training of a run its server, worker and host are frozen, and what they
-have to catch up with counts, too. Checkpoints are asked for by steps, about one in ``CHECKPOINT_SECONDS`` of
-work, since their usual interval would go by the clock, which does not stop.
+Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
+other works for some seconds: a machine that is faster in one minute than in the next favours neither. What
+counts is the time in which a side was not frozen. Checkpoints are asked for by steps, about one in
+``CHECKPOINT_SECONDS`` of work, since their usual interval would go by the clock, which does not stop.
+
+Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
+they slow that down, too. How much is measured by itself: a process that makes the same steps, while a run is
+there whose own training is frozen, and in turn the engine is frozen and not. By so much the bare loop counts
+as faster than it was.
 """
 
 from __future__ import annotations
@@ -12,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import mmap
 import os
 import signal
 import statistics
+import struct
 import sys
 import tempfile
 import time
@@ -24,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import training
 from benchmarks.figures import summary
 from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
@@ -32,9 +39,16 @@ from durabert.client import Client
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 3
+PAIRS = 5
 SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
+WARM_UP_STEPS = 50
+LAST_STEP = struct.Struct("<Qd")
+"""Tokens up to there, and when it ended by the clock of all processes."""
+DRAG_TURNS, DRAG_SLICE = 60, 2.0
+"""Times that the engine is frozen and not, and seconds of each."""
+STANDARD_ERROR = 1.2533 * 1.4826
+"""Of a median, times the square root of the number, over the median deviation, where errors are normal."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -62,17 +76,22 @@ async def _overhead() -> dict[str, object]:
                     await _alternate(sides if number % 2 else sides[::-1])
                 finally:
                     sides[0].end()
-                    _signal(durable_side.engine(), signal.SIGCONT)
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
                 print(
                     f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s", file=sys.stderr, flush=True
                 )
-    ratios = [b / a for a, b in zip(bare, durable, strict=True)]
+            drags = await _drags(client, Path(home))
+    # The middle one: a machine that is taken away for a second is half a turn.
+    drag = statistics.median(drags)
+    deviation = statistics.median(abs(one - drag) for one in drags)
+    ratios = [b / (a * (1 - drag)) for a, b in zip(bare, durable, strict=True)]
     return {
         "bare_seconds": summary(bare),
         "durable_seconds": summary(durable),
+        "engine_slows_the_bare_loop_by": round(drag, 4),
+        "standard_error_of_it": round(STANDARD_ERROR * deviation / len(drags) ** 0.5, 4),
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
@@ -80,6 +99,47 @@ async def _overhead() -> dict[str, object]:
         "epochs": epochs,
         "steps_between_checkpoints": every,
     }
+
+
+async def _drags(client: Client, home: Path) -> list[float]:
+    """Return by which share an engine with a run slows other steps down, turn by turn."""
+    run = _Durable(client, home, "drag", epochs=1000, every=100_000)
+    with tempfile.TemporaryDirectory() as directory:
+        count = Path(directory) / "steps"
+        count.write_bytes(bytes(LAST_STEP.size))
+        steps = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.durability", "steps", str(count), stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert await steps.stdout.readline() == b"ready\n"
+            await client.start(run.spec)
+            async for view in client.watch("drag"):
+                if view.runs[0].progress is not None and view.runs[0].progress.step:
+                    break
+            frozen = run.processes()
+            _signal(frozen, signal.SIGSTOP)
+            drags = [await _drag(run.engine(), count, first=number % 2 == 0) for number in range(DRAG_TURNS)]
+            _signal(frozen, signal.SIGCONT)
+            await client.cancel("drag")
+        finally:
+            steps.kill()
+    return drags
+
+
+async def _drag(engine: list[int], count: Path, *, first: bool) -> float:
+    """Return one minus the tokens a second with a live engine over those with a frozen one."""
+    speeds = {}
+    for frozen in (first, not first):
+        if frozen:
+            _signal(engine, signal.SIGSTOP)
+        try:
+            before, began = LAST_STEP.unpack(count.read_bytes())
+            await asyncio.sleep(DRAG_SLICE)
+            after, ended = LAST_STEP.unpack(count.read_bytes())
+        finally:
+            _signal(engine, signal.SIGCONT)
+        speeds[frozen] = (after - before) / (ended - began)
+    return 1 - speeds[False] / speeds[True]
 
 
 async def _warm_up(client: Client) -> float:
@@ -170,15 +230,9 @@ class _Durable(_Side):
             checkpoints=CheckpointPolicy(every_steps=every),
         )
 
-        _signal(self.engine(), signal.SIGSTOP)
-
     def processes(self) -> list[int]:
         # The worker's child forks a process for each run.
-        engine = self.engine()
-        return [*engine, *(run for server in _children(engine[1]) for run in _children(server))]
-
-    async def leave(self) -> None:
-        _signal(self.engine(), signal.SIGSTOP)
+        return [run for server in _children(self.engine()[1]) for run in _children(server)]
 
     def engine(self) -> list[int]:
         """Return the processes of server, worker and host."""
@@ -217,6 +271,17 @@ def _signal(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
+def _count_steps(count: Path) -> None:
+    """Make steps until this process is killed, and write down how far the last one is."""
+    tokens = 0
+    with count.open("r+b") as file, mmap.mmap(file.fileno(), LAST_STEP.size) as memory:
+        for number, step in enumerate(training.steps(), start=1):
+            tokens += step.num_tokens
+            memory[:] = LAST_STEP.pack(tokens, time.perf_counter())
+            if number == WARM_UP_STEPS:
+                print("ready", flush=True)
+
+
 def _bare_loop(epochs: int) -> None:
     for library in ("transformers.models.bert.modeling_bert", "datasets", "sklearn.metrics"):
         importlib.import_module(library)
@@ -246,4 +311,7 @@ def _place() -> float:
 
 
 if __name__ == "__main__":
-    _bare_loop(int(sys.argv[1]))
+    if sys.argv[1] == "steps":
+        _count_steps(Path(sys.argv[2]))
+    else:
+        _bare_loop(int(sys.argv[1]))

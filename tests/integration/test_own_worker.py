@@ -106,6 +106,9 @@ async def test_a_run_that_waits_for_a_slot_is_not_taken_for_dead(engine, queue, 
 
 
 def age_of(activity) -> timedelta:
+    if not activity.HasField("last_started_time"):
+        # Scheduled, and not yet with the worker: not at the beginning of 1970.
+        return timedelta(0)
     return datetime.now(UTC) - activity.last_started_time.ToDatetime(UTC)
 
 
