@@ -24,10 +24,10 @@ from unittest import mock
 import torch
 
 from benchmarks.figures import summary
-from benchmarks.yardstick import SHARED, SST2, train_in_this_process
+from benchmarks.yardstick import BATCH_SIZE, train_in_this_process, trainer_words
 from durabert.bert.model import MINILM, resolve_model
 
-MODE, BATCH_SIZE = "bf16", 32
+MODE = "bf16"
 PAIRS, ROWS, WARM_UP = 5, 3200, 640
 EPOCH = 67349
 """Rows of SST-2."""
@@ -76,22 +76,17 @@ def accuracy() -> dict[str, object]:
 
 def trainer(model: Path, *, rows: int, seed: int) -> dict[str, Any]:
     """Train with the Trainer and return what it printed."""
-    script = SHARED / "bench" / "hf_reference.py"
-    words = [
-        str(script), "--mode", MODE, "--model", str(model), "--train", str(SST2 / "train.tsv"), "--rows",
-        str(rows), "--seed", str(seed), "--batch-size", str(BATCH_SIZE), "--eval",
-        str(SST2 / "validation.tsv"),
-    ]  # fmt: skip
+    words = trainer_words(MODE, rows=rows, seed=seed, evaluate=True, model=model)
     printed = io.StringIO()
     with _memory() as peak, mock.patch.object(sys, "argv", words), contextlib.redirect_stdout(printed):
-        runpy.run_path(str(script), run_name="__main__")
+        runpy.run_path(words[0], run_name="__main__")
     return _told({**json.loads(printed.getvalue().splitlines()[-1]), **peak})
 
 
 def ours(model: Path, *, rows: int, seed: int) -> dict[str, Any]:
     """Train with the bare loop."""
     with _memory() as peak:
-        report = train_in_this_process(rows, BATCH_SIZE, seed, "auto", str(model))
+        report = train_in_this_process(rows, BATCH_SIZE[MODE], seed, "auto", str(model))
     return _told({**report, **peak})
 
 

@@ -57,15 +57,20 @@ def yardstick(
     mode: str, *, rows: int, seed: int, evaluate: bool = False, model: Path | None = None
 ) -> dict[str, Any]:
     """Train with the Trainer and return what it printed; by default MiniLM."""
-    script = SHARED / "bench" / "hf_reference.py"
-    command = [
-        sys.executable, str(script), "--mode", mode, "--model", str(model or resolve_model(MINILM)),
+    model = model or resolve_model(MINILM)
+    return _printed(
+        [sys.executable, *trainer_words(mode, rows=rows, seed=seed, evaluate=evaluate, model=model)]
+    )
+
+
+def trainer_words(mode: str, *, rows: int, seed: int, evaluate: bool, model: Path) -> list[str]:
+    """Return the Trainer's script and its arguments."""
+    words = [
+        str(SHARED / "bench" / "hf_reference.py"), "--mode", mode, "--model", str(model),
         "--train", str(SST2 / "train.tsv"), "--rows", str(rows), "--seed", str(seed),
         "--batch-size", str(BATCH_SIZE[mode]),
     ]  # fmt: skip
-    if evaluate:
-        command += ["--eval", str(SST2 / "validation.tsv")]
-    return _printed(command)
+    return [*words, "--eval", str(SST2 / "validation.tsv")] if evaluate else words
 
 
 def ours(*, rows: int, mode: str, seed: int, model: Path | None = None) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_adamw_is_that_of_torch(clip_norm):
     model = torch.nn.Sequential(torch.nn.Linear(700, 900), torch.nn.Embedding(50, 30)).to(GPU)
     reference = copy.deepcopy(model).double()
     halves = {one: one.detach().bfloat16() for one in model[0].parameters()}
-    optimizer = GpuAdamW(model, halves, weight_decay=0.1)
+    optimizer = GpuAdamW(model, weight_decay=0.1, halves=halves)
     expected = torch.optim.AdamW(parameter_groups(reference, weight_decay=0.1), lr=0.01)
     for group in optimizer.param_groups:
         group["lr"] = 0.01
@@ -108,7 +108,7 @@ def test_adamw_is_that_of_torch(clip_norm):
         if clip_norm is not None:
             for other in reference.parameters():
                 other.grad *= clip_norm / exact
-        optimizer.update(gradients, {}, norm=norm, clip_norm=clip_norm)
+        optimizer.update(gradients, norm=norm, clip_norm=clip_norm)
         expected.step()
     for one, other in zip(model.parameters(), reference.parameters(), strict=True):
         near(one, other, error=1e-6)

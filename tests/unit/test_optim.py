@@ -84,7 +84,7 @@ class Ours:
         norm = self.optimizer.gradient_norm(gradients)
         dense = [gradient.to_dense().flatten() for gradient in gradients.values()]
         assert norm == pytest.approx(float(torch.cat(dense).norm()), rel=1e-6)
-        self.optimizer.update(gradients, {}, norm=norm, clip_norm=clip_norm)
+        self.optimizer.update(gradients, norm=norm, clip_norm=clip_norm)
 
 
 def stepped(kind, *, sparse: bool, clip_norm: float | None) -> dict[str, torch.Tensor]:
@@ -150,12 +150,14 @@ def test_the_number_of_threads_changes_no_bit_of_a_step():
 
 def test_the_weights_in_half_precision_are_those_of_the_step():
     model = nn.Linear(64, 64)
-    optimizer = build_optimizer(model, weight_decay=0.1, device=torch.device("cpu"))
+    half = torch.zeros(64, 64).bfloat16()
+    optimizer = build_optimizer(
+        model, weight_decay=0.1, device=torch.device("cpu"), halves={model.weight: half}
+    )
     optimizer.param_groups[0]["lr"] = 0.01
     gradient = torch.randn(64, 64).bfloat16()
-    half = torch.zeros(64, 64).bfloat16()
 
-    optimizer.update({model.weight: gradient}, {model.weight: half}, norm=1.0, clip_norm=None)
+    optimizer.update({model.weight: gradient}, norm=1.0, clip_norm=None)
 
     assert torch.equal(half, model.weight.detach().bfloat16())
 
@@ -181,7 +183,7 @@ def step():
     model = torch.nn.Linear(100, 100)
     optimizer = CpuAdamW(model, weight_decay=0.1)
     gradients = {model.weight: torch.ones(100, 100)}
-    optimizer.update(gradients, {}, norm=optimizer.gradient_norm(gradients), clip_norm=None)
+    optimizer.update(gradients, norm=optimizer.gradient_norm(gradients), clip_norm=None)
 
 # Matrices on which torch itself uses no threads, which do not survive a fork either.
 torch.set_num_threads(2)

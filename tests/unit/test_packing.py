@@ -189,3 +189,37 @@ def test_dropout_layers_are_replaced_and_rest_in_evaluation(tmp_path):
     ones = torch.ones(100, 100)
     assert (layers[0].train()(ones) == 0).any()
     assert torch.equal(layers[0].eval()(ones), ones)
+
+
+def test_a_batch_over_the_numbers_of_another_is_that_one():
+    examples = tokens(types=True)
+    layout = PackedLayout(2, 2, CPU)
+    one, other = (layout.batch(examples, np.array(rows)) for rows in ([0, 3, 2], [2, 3, 6]))
+    assert one.shape == other.shape
+    flat = one.flat.clone()
+
+    over = one.over(flat)
+    flat.copy_(other.flat)
+
+    for name in ("input_ids", "position_ids", "token_type_ids"):
+        assert torch.equal(over.inputs[name], other.inputs[name])
+    found, expected = over.inputs["packing"], other.inputs["packing"]
+    assert torch.equal(found.first_B, expected.first_B)
+    assert not torch.equal(found.first_B, one.inputs["packing"].first_B)
+    assert torch.equal(found.sequence_T, expected.sequence_T)
+    assert torch.equal(found.boundaries, expected.boundaries)
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "multiple"), [(1, 64), (431, 64), (1024, 64), (1025, 128), (8192, 512), (8193, 1024)]
+)
+def test_a_gpu_gets_few_shapes(num_tokens, multiple):
+    assert PackedLayout(2, 0, torch.device("cuda"))._multiple(num_tokens) == multiple
+
+
+def test_boundaries_are_where_sequences_and_what_fills_up_begin():
+    packing = PackedLayout(2, 0, CPU).batch(tokens(), np.array([0, 1, 2])).inputs["packing"]
+
+    # 3, 7 and 33 tokens, filled up to 48.
+    assert packing.boundaries.tolist() == [0, 3, 10, 43, 48]
+    assert (packing.longest, packing.longest_fill) == (64, 64)

@@ -153,9 +153,18 @@ def _on_team_square_all(team, *arguments):
 
 
 class CpuAdamW:
-    """AdamW with weight decay on matrices alone; its moments are where ``torch.optim`` has them."""
+    """AdamW with weight decay on matrices alone; its moments are where ``torch.optim`` has them.
 
-    def __init__(self, model: torch.nn.Module, *, weight_decay: float) -> None:
+    Args:
+        model: on the CPU, in float32.
+        weight_decay: of matrices.
+        halves: weights in half precision that are written, too.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, *, weight_decay: float, halves: Gradients | None = None
+    ) -> None:
+        self._halves = halves or {}
         self.param_groups = parameter_groups(model, weight_decay=weight_decay)
         for group in self.param_groups:
             group["lr"] = 0.0
@@ -177,26 +186,15 @@ class CpuAdamW:
         # Exact, hence the same in any order.
         return math.sqrt(math.fsum(sum_B))
 
-    def update(
-        self,
-        gradients: Gradients,
-        halves: Gradients,
-        *,
-        norm: float,
-        clip_norm: float | None,
-    ) -> None:
+    def update(self, gradients: Gradients, *, norm: float, clip_norm: float | None) -> None:
         """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger.
 
         Args:
             gradients: in float32 or bfloat16; sparse ones of embeddings in float32.
-            halves: weights in half precision that are written, too.
             norm: of the gradient.
             clip_norm: none: no clipping.
-
-        Source:
-            Pascanu et al. 2013, section 3.2.
         """
-        scale = 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
+        scale = clipping(norm, clip_norm)
         kinds: defaultdict[tuple[torch.dtype, torch.dtype | None], list[_Move]] = defaultdict(list)
         for group in self.param_groups:
             numbers = functools.cache(functools.partial(_numbers, group, scale))
@@ -207,7 +205,7 @@ class CpuAdamW:
                 if gradient.is_sparse:
                     self._move_rows(parameter, gradient, numbers(step))
                     continue
-                half, state = halves.get(parameter), self.state[parameter]
+                half, state = self._halves.get(parameter), self.state[parameter]
                 move = _Move(
                     (parameter, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], half),
                     numbers(step),
@@ -280,19 +278,28 @@ def make_ready() -> None:
     weight = torch.zeros(2, 16)
     for dtype, half in ((torch.bfloat16, True), (torch.float32, True), (torch.float32, False)):
         model = torch.nn.Linear(16, 2, bias=False)
-        optimizer = CpuAdamW(model, weight_decay=0.0)
-        gradients: Gradients = {_parameter(model): weight.to(dtype)}
         halves: Gradients = {_parameter(model): weight.bfloat16()} if half else {}
+        optimizer = CpuAdamW(model, weight_decay=0.0, halves=halves)
+        gradients: Gradients = {_parameter(model): weight.to(dtype)}
         optimizer.gradient_norm(gradients)
-        optimizer.update(gradients, halves, norm=1.0, clip_norm=None)
+        optimizer.update(gradients, norm=1.0, clip_norm=None)
     rows = torch.nn.Embedding(2, 16)
     place = torch.zeros((1, 1), dtype=torch.int64)
     gradient = torch.sparse_coo_tensor(place, weight[:1], (2, 16), check_invariants=False)
-    CpuAdamW(rows, weight_decay=0.0).update({_parameter(rows): gradient}, {}, norm=1.0, clip_norm=None)
+    CpuAdamW(rows, weight_decay=0.0).update({_parameter(rows): gradient}, norm=1.0, clip_norm=None)
 
 
 def _parameter(layer: torch.nn.Module) -> torch.nn.Parameter:
     return next(layer.parameters())
+
+
+def clipping(norm: float, clip_norm: float | None) -> float:
+    """Return what a gradient is scaled by: down to ``clip_norm`` if its ``norm`` is larger.
+
+    Source:
+        Pascanu et al. 2013, section 3.2.
+    """
+    return 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
 
 
 def parameter_groups(model: torch.nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:

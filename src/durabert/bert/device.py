@@ -46,6 +46,11 @@ class Compute:
         found = _device(device)
         return cls(found, _precision(precision, found))
 
+    @property
+    def is_bf16_on_gpu(self) -> bool:
+        """Whether it is what captured steps and the kernels of ``durabert.bert.triton_kernels`` are for."""
+        return self.device.type == "cuda" and self.precision == "bf16"
+
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context in which the forward pass runs."""
         if self.precision == "fp32":

@@ -36,11 +36,11 @@ class Forward:
     @classmethod
     def of(cls, model: Any, compute: Compute) -> Forward:
         """Return the forward pass of a model on its device; its dropout layers may be others after that."""
-        if compute.device.type != "cpu":
-            if compute.device.type != "cuda" or compute.precision != "bf16":
-                return cls(model, compute, None, None)
+        if compute.is_bf16_on_gpu:
             fused.install(model)
             return cls(model, compute, Chance(compute.device), HalfWeights(model, torch.bfloat16))
+        if compute.device.type != "cpu":
+            return cls(model, compute, None, None)
         masks = Masks()
         replace_dropout(model, masks)
         fused.install(model)

@@ -13,7 +13,7 @@ import torch
 
 from durabert.bert import kernels
 from durabert.bert.dropout import Masks, Site
-from durabert.bert.fused_parts import How
+from durabert.bert.fused_parts import How, Tensors
 from durabert.bert.kernels import array_of
 from durabert.bert.packing import Packing, Rows
 from durabert.bert.threads import team
@@ -72,40 +72,23 @@ class CpuHow(How[Masks]):
         change_T3F[self.packing.num_tokens :] = 0
         return change_T3F
 
-    def add_norm(
-        self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
-        site = self.sites[number]
-        total, out = torch.empty_like(branch), torch.empty_like(branch)
-        moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
-        given = [array_of(tensor) for tensor in (branch, trunk, scale, shift)]
-        results = [array_of(tensor) for tensor in (total, out, moments[0], moments[1])]
-        numbers = (self.epsilon, *site.key, site.dropped, site.scale)
-        kernels.dropout_add_norm(team(), *given, *numbers, *results)
-        return out, total, moments
-
-    def add_norm_back(
-        self,
-        number: int,
-        gradient: torch.Tensor,
-        total: torch.Tensor,
-        moments: torch.Tensor,
-        scale: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
-        site = self.sites[number]
-        trunk, branch = torch.empty_like(total), torch.empty_like(total)
-        sums = torch.zeros((kernels.CHUNKS, 3, total.shape[1]))
-        given = [array_of(tensor) for tensor in (gradient.contiguous(), total, moments[0], moments[1], scale)]
-        results = [array_of(tensor) for tensor in (trunk, branch, sums)]
-        numbers = (*site.key, site.dropped, site.scale)
-        kernels.dropout_add_norm_backward(team(), *given, *numbers, *results)
-        return trunk, branch, sums[0]
-
     def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
         """Return the sum over all tokens, (F,)."""
         return values_TF.sum(0)
+
+    def _add_norm(self, number: int, given: Tensors, results: Tensors) -> None:
+        site = self.sites[number]
+        numbers = (self.epsilon, *site.key, site.dropped, site.scale)
+        kernels.dropout_add_norm(team(), *map(array_of, given), *numbers, *map(array_of, results))
+
+    def _add_norm_back(self, number: int, given: Tensors, results: Tensors) -> torch.Tensor:
+        site = self.sites[number]
+        sums = torch.zeros((kernels.CHUNKS, 3, given[1].shape[1]))
+        numbers = (*site.key, site.dropped, site.scale)
+        kernels.dropout_add_norm_backward(
+            team(), *map(array_of, given), *numbers, *map(array_of, (*results, sums))
+        )
+        return sums[0]
 
 
 def _buckets(places: Rows, *tensors_RD: torch.Tensor) -> Iterator[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from durabert.bert.dropout import Chance, Masks
 from durabert.bert.packing import Packing, padded_first
 
 D = TypeVar("D", bound=Masks | Chance)
+Tensors = tuple[torch.Tensor, ...]
 
 
 class How(abc.ABC, Generic[D]):
@@ -42,13 +43,15 @@ class How(abc.ABC, Generic[D]):
     def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the projections, (T, 3 F)."""
 
-    @abc.abstractmethod
     def add_norm(
         self, number: int, branch: torch.Tensor, trunk: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the norm of trunk and dropped branch, their sum, and its moments, (2, T)."""
+        total, out = torch.empty_like(branch), torch.empty_like(branch)
+        moments = branch.new_empty((2, len(branch)), dtype=torch.float32)
+        self._add_norm(number, (branch, trunk, scale, shift), (total, out, *moments))
+        return out, total, moments
 
-    @abc.abstractmethod
     def add_norm_back(
         self,
         number: int,
@@ -58,7 +61,22 @@ class How(abc.ABC, Generic[D]):
         scale: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
+        trunk, branch = torch.empty_like(total), torch.empty_like(total)
+        sums = self._add_norm_back(number, (gradient.contiguous(), total, *moments, scale), (trunk, branch))
+        return trunk, branch, sums
 
     @abc.abstractmethod
     def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:
         """Return the sum over all tokens, (F,)."""
+
+    @abc.abstractmethod
+    def _add_norm(self, number: int, given: Tensors, results: Tensors) -> None:
+        """Write sum, norm, mean and inverse deviation, from branch, trunk, scale and shift."""
+
+    @abc.abstractmethod
+    def _add_norm_back(self, number: int, given: Tensors, results: Tensors) -> torch.Tensor:
+        """Write those of trunk and branch, from that of the norm, sum, mean, inverse deviation and scale.
+
+        Returns:
+            The gradients of scale, shift and the branch's bias, (3, F).
+        """

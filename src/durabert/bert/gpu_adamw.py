@@ -19,7 +19,7 @@ import torch
 import triton.language as tl
 
 from durabert.bert import triton_kernels
-from durabert.bert.adamw import BETAS, EPSILON, Gradients, parameter_groups
+from durabert.bert.adamw import BETAS, EPSILON, Gradients, clipping, parameter_groups
 from durabert.bert.device import to_device
 from durabert.bert.triton_kernels import CHUNK, WARPS
 
@@ -45,11 +45,11 @@ class GpuAdamW:
 
     Args:
         model: on the GPU, in float32.
-        halves: weights in bfloat16 that are written, too.
         weight_decay: of matrices.
+        halves: weights in bfloat16 that are written, too.
     """
 
-    def __init__(self, model: torch.nn.Module, halves: Gradients, *, weight_decay: float) -> None:
+    def __init__(self, model: torch.nn.Module, *, weight_decay: float, halves: Gradients) -> None:
         self.param_groups = parameter_groups(model, weight_decay=weight_decay)
         for group in self.param_groups:
             group["lr"] = 0.0
@@ -71,20 +71,9 @@ class GpuAdamW:
             sums.append(sum_C)
         return math.sqrt(torch.cat(sums).double().sum().item())
 
-    def update(
-        self,
-        gradients: Gradients,
-        halves: Gradients,  # noqa: ARG002 - known from the beginning
-        *,
-        norm: float,
-        clip_norm: float | None,
-    ) -> None:
-        """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger.
-
-        Source:
-            Pascanu et al. 2013, section 3.2.
-        """
-        scale = 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm
+    def update(self, gradients: Gradients, *, norm: float, clip_norm: float | None) -> None:
+        """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger."""
+        scale = clipping(norm, clip_norm)
         for chunks in self._chunks_of(gradients):
             chunks.step.add_(1)
             corrections = [1 - beta ** int(chunks.step) for beta in BETAS]

@@ -7,7 +7,6 @@ a batch looks up are converted.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ class HalfWeights:
     def _convert(self, _: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
         return rows.to(self._dtype) if self._in_use else rows
 
-    @cached_property
+    @property
     def halves(self) -> dict[torch.nn.Parameter, torch.Tensor]:
         """These weights, by the model's own."""
         return {master: self._halves[name].detach() for name, master in self._masters.items()}

@@ -29,7 +29,8 @@ def choose_layout(
         compute: what the model is computed with.
         first_position: number of the first position of a sequence, 0 for most models.
     """
-    if not _packs(compute):
+    # Flash attention needs half precision, and fp16 its gradients scaled, which is not captured.
+    if compute.device.type != "cpu" and not compute.is_bf16_on_gpu:
         return padded, []
     tried = PackedLayout(model.config.num_attention_heads, first_position, compute.device)
     tokens = _probe(model, padded.max_length)
@@ -50,11 +51,6 @@ def choose_layout(
         undo()
         return padded, [_notice(model, "it gives other logits without padding")]
     return tried, []
-
-
-def _packs(compute: Compute) -> bool:
-    # Flash attention needs half precision, and fp16 its gradients scaled, which is not captured.
-    return compute.device.type == "cpu" or (compute.device.type == "cuda" and compute.precision == "bf16")
 
 
 def _probe(model: Any, max_length: int) -> Tokens:

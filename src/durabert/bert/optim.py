@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from durabert.bert.adamw import CpuAdamW, Gradients, parameter_groups
+from durabert.bert.adamw import CpuAdamW, Gradients, clipping, parameter_groups
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -23,9 +23,7 @@ class Optimizer(Protocol):
     def gradient_norm(self, gradients: Gradients) -> float:
         """Return the global L2 norm of the gradient."""
 
-    def update(
-        self, gradients: Gradients, halves: Gradients, *, norm: float, clip_norm: float | None
-    ) -> None:
+    def update(self, gradients: Gradients, *, norm: float, clip_norm: float | None) -> None:
         """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger."""
 
 
@@ -39,26 +37,15 @@ class TorchAdamW(torch.optim.AdamW):
         """Return the global L2 norm of the gradient."""
         return float(torch.nn.utils.get_total_norm(list(gradients.values())).item())
 
-    def update(
-        self,
-        gradients: Gradients,
-        halves: Gradients,  # noqa: ARG002 - autocast makes its own
-        *,
-        norm: float,
-        clip_norm: float | None,
-    ) -> None:
-        """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger.
-
-        Source:
-            Pascanu et al. 2013, section 3.2.
-        """
+    def update(self, gradients: Gradients, *, norm: float, clip_norm: float | None) -> None:
+        """Make a step with the gradient, scaled down to ``clip_norm`` if its ``norm`` is larger."""
         self.clip(gradients, norm=norm, clip_norm=clip_norm)
         self.step()
 
     def clip(self, gradients: Gradients, *, norm: float, clip_norm: float | None) -> None:
         """Scale the gradient down to ``clip_norm`` if its ``norm`` is larger."""
-        if clip_norm is not None and norm > clip_norm:
-            torch._foreach_mul_(list(gradients.values()), clip_norm / norm)
+        if (scale := clipping(norm, clip_norm)) != 1:
+            torch._foreach_mul_(list(gradients.values()), scale)
 
 
 def build_optimizer(
@@ -70,17 +57,17 @@ def build_optimizer(
         model: in fp32.
         weight_decay: of matrices.
         device: of the model.
-        halves: weights in half precision that it writes, too.
+        halves: weights in half precision that it writes, too; none where autocast makes its own.
 
     Source:
         Decoupled weight decay: Loshchilov and Hutter 2019, algorithm 2.
     """
     if device.type == "cpu":
-        return CpuAdamW(model, weight_decay=weight_decay)
+        return CpuAdamW(model, weight_decay=weight_decay, halves=halves)
     if device.type == "cuda" and halves:
         from durabert.bert.gpu_adamw import GpuAdamW
 
-        return GpuAdamW(model, halves, weight_decay=weight_decay)
+        return GpuAdamW(model, weight_decay=weight_decay, halves=halves)
     return TorchAdamW(model, weight_decay=weight_decay)
 
 

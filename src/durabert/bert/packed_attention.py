@@ -58,10 +58,9 @@ def packed_attention(
     assert attention_mask is None
     heads, width = query.shape[1], query.shape[3]
     if query.is_cuda and flash.takes(width, query.dtype):
-        attended = flash.flash_attention(
+        attended, *_saved = flash.forward(
             *(tensor[0].transpose(0, 1) for tensor in (query, key, value)),
-            boundaries=packing.boundaries,
-            longest=packing.longest_fill,
+            packing=packing,
             scaling=width**-0.5 if scaling is None else scaling,
             dropout=dropout,
             sliding_window=sliding_window,

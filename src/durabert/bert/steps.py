@@ -138,7 +138,7 @@ class TrainState:
         state = cls(model, forward, optimizer, scaler, micro_batches=plan.num_pieces)
         if device.type == "cuda":
             state.idle = DeviceIdle()
-        if device.type == "cuda" and forward.half is not None:
+        if plan.compute.is_bf16_on_gpu:
             from durabert.bert.cuda_graphs import GpuBackward
 
             state.on_gpu = GpuBackward(forward, plan.loss)
@@ -278,7 +278,6 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) 
         state.model.train()
     state.forward.forget_gradients()
     pieces = micro_batches(np.arange(len(indices)), state.micro_batches)
-    pieces_are_added = max(len(pieces), plan.peers.size) > 1
 
     def piece(number: int) -> torch.Tensor:
         rows = pieces[number]
@@ -291,26 +290,20 @@ def _backward(state: TrainState, plan: TrainPlan, indices: Indices, laps: Laps) 
             state.idle.end()
         if state.on_gpu is not None:
             loss = state.on_gpu(batch, truth, divisor, begin=begin)
-            if pieces_are_added:
-                state.forward.gradients_taken()
-            return loss
-        begin()
-        # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
-        loss = plan.loss.sum(state.forward.logits(batch), truth) / divisor
-        laps.end("forward")
-        (loss if state.scaler is None else state.scaler.scale(loss)).backward()
-        if pieces_are_added:
+        else:
+            begin()
+            # In fp32 whatever the precision: a sum over a batch loses bits in bf16.
+            loss = plan.loss.sum(state.forward.logits(batch), truth) / divisor
+            laps.end("forward")
+            (loss if state.scaler is None else state.scaler.scale(loss)).backward()
+        if max(len(pieces), plan.peers.size) > 1:
             # In fp32: a sum of many loses bits in bf16.
             state.forward.gradients_taken()
         laps.end("backward")
-        return loss.detach()
-
-    def struck(number: int) -> torch.Tensor:
-        loss = piece(number)
         # A part of the sum that is no number is seen by all who add up.
-        return loss * math.nan if strikes("step.nan", state.step) else loss
+        return loss.detach() * math.nan if strikes("step.nan", state.step) else loss.detach()
 
-    return plan.peers.add_up(struck, len(pieces), state.model)
+    return plan.peers.add_up(piece, len(pieces), state.model)
 
 
 def _update(state: TrainState, plan: TrainPlan, total: torch.Tensor, laps: Laps) -> float:
@@ -323,11 +316,12 @@ def _update(state: TrainState, plan: TrainPlan, total: torch.Tensor, laps: Laps)
     # A GPU is asked for the norm before anything waits for the loss.
     norm, loss = optimizer.gradient_norm(gradients), float(total.item())
     if state.idle is not None:
+        # What its batches took of a GPU, not of the processor beside it.
         laps.seconds["data"] = state.idle.seconds()
     # Before the step: Adam moments that absorbed a NaN never recover.
     _require_finite(state, loss, norm)
     if state.scaler is None:
-        optimizer.update(gradients, state.forward.halves(), norm=norm, clip_norm=clip_norm)
+        optimizer.update(gradients, norm=norm, clip_norm=clip_norm)
     else:
         assert isinstance(optimizer, TorchAdamW)
         optimizer.clip(gradients, norm=norm, clip_norm=clip_norm)
