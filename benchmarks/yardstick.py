@@ -58,7 +58,7 @@ def yardstick(
 ) -> dict[str, Any]:
     """Train with the Trainer and return what it printed; by default MiniLM."""
     model = model or resolve_model(MINILM)
-    return _printed(
+    return printed(
         [sys.executable, *trainer_words(mode, rows=rows, seed=seed, evaluate=evaluate, model=model)]
     )
 
@@ -77,10 +77,11 @@ def ours(*, rows: int, mode: str, seed: int, model: Path | None = None) -> dict[
     """Train with the bare loop in the precision that the machine is best at; fp32 to compare with fp32."""
     precision = "fp32" if mode == "dynamic" else "auto"
     words = [str(rows), str(BATCH_SIZE[mode]), str(seed), precision, str(model or MINILM)]
-    return _printed([sys.executable, "-m", "benchmarks.yardstick", *words])
+    return printed([sys.executable, "-m", "benchmarks.yardstick", *words])
 
 
-def _printed(command: list[str]) -> dict[str, Any]:
+def printed(command: list[str]) -> dict[str, Any]:
+    """Run a command and return the JSON object in the last line that it prints."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")

@@ -7,9 +7,9 @@ same kernels on the same memory, with the numbers of another batch in it and ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class GpuBackward:
         self._gradients: dict[torch.nn.Parameter, torch.Tensor] = {}
         """By the weight that they are of."""
         self._graphs: dict[Hashable, _Captured] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool = torch.cuda.MemPool()
         self._stream = torch.cuda.Stream()
         self.notice: str | None = None
         """Why nothing is captured, if so."""
@@ -148,13 +148,15 @@ class GpuBackward:
         flat, truth = batch.flat.clone(), labels.clone()
         divisor = torch.ones((), device=labels.device)
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
+        # In the memory that the graphs compute in: none of them computes meanwhile.
+        with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
             # What libraries do once, and a lack of memory, come before the capture.
-            _, found = self._differentiate(batch.over(flat), truth, divisor)
-        copy = _Copy([self._gradients[leaf] for leaf in found])
+            leaves = list(self._differentiate(batch.over(flat), truth, divisor)[1])
+        copy = _Copy(self._places(leaves))
         graph = torch.cuda.CUDAGraph()
+        pool: Any = self._pool.id
         # Other threads may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
             loss, found = self._differentiate(batch.over(flat), truth, divisor)
             sources = [gradient.contiguous() for gradient in found.values()]
             copy.launch()
@@ -163,8 +165,15 @@ class GpuBackward:
 
     def _pass(self, batch: Batch, labels: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
         loss, found = self._differentiate(batch, labels, divisor)
-        torch._foreach_copy_([self._gradients[leaf] for leaf in found], list(found.values()))
+        torch._foreach_copy_(self._places(found), list(found.values()))
         return loss
+
+    def _places(self, leaves: Collection[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """Return where the gradients of weights stay."""
+        for leaf in leaves:
+            if leaf not in self._gradients:
+                self._gradients[leaf] = torch.empty_like(leaf)
+        return [self._gradients[leaf] for leaf in leaves]
 
     def _differentiate(
         self, batch: Batch, labels: torch.Tensor, divisor: torch.Tensor
@@ -172,11 +181,10 @@ class GpuBackward:
         """Return the loss, and the gradients of those weights that it depends on."""
         # In fp32: a sum over a batch loses bits in bf16.
         loss = self._loss.sum(self._forward.logits(batch), labels) / divisor
-        found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        # In this thread: whose memory is used is said for a thread alone.
+        with torch.autograd.set_multithreading_enabled(False):
+            found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
         gradients = {
             leaf: gradient for leaf, gradient in zip(self._leaves, found, strict=True) if gradient is not None
         }
-        for leaf in gradients:
-            if leaf not in self._gradients:
-                self._gradients[leaf] = torch.empty_like(leaf)
         return loss.detach(), gradients
