@@ -7,23 +7,20 @@ same kernels on the same memory, with the numbers of another batch in it and ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+import functools
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 
-from durabert.bert import triton_kernels
 from durabert.bert.batches import Batch
-from durabert.bert.device import to_device
 from durabert.bert.forward import Forward
 from durabert.bert.loss import Loss
 from durabert.bert.packing import PackedBatch
-from durabert.bert.triton_kernels import CHUNK, WARPS
 
-WORD: Final = 2
-"""Bytes of what is copied at once."""
+_LARGE: Final = 2**16
+"""Values of a gradient that goes to its place at once, and does not stay twice until the pass ends."""
 _CAPTURE: Final = "captur"
 """In the messages of CUDA when something cannot be captured."""
 
@@ -35,43 +32,6 @@ class _Captured:
     labels: torch.Tensor
     divisor: torch.Tensor
     loss: torch.Tensor
-    copy: _Copy
-
-
-class _Copy:
-    """Copies gradients to where they stay, in one kernel; where they come from is known after the capture."""
-
-    def __init__(self, targets: list[torch.Tensor]) -> None:
-        self._targets = targets
-        self._starts = [np.arange(0, _words_of(target), CHUNK) for target in targets]
-        num_chunks = sum(map(len, self._starts))
-        self._table_C3 = torch.empty((num_chunks, 3), dtype=torch.int64, device=targets[0].device)
-        # Loaded now: that cannot be while something is captured.
-        triton_kernels.copy_all[(1,)](torch.zeros_like(self._table_C3[:1]), CHUNK=CHUNK, num_warps=WARPS)
-
-    def launch(self) -> None:
-        """Copy all."""
-        triton_kernels.copy_all[(len(self._table_C3),)](self._table_C3, CHUNK=CHUNK, num_warps=WARPS)
-
-    def set_up(self, sources: list[torch.Tensor]) -> None:
-        """Say where the gradients come from."""
-        rows = [
-            np.stack(
-                [
-                    source.data_ptr() + WORD * starts,
-                    target.data_ptr() + WORD * starts,
-                    np.minimum(CHUNK, _words_of(target) - starts),
-                ],
-                axis=1,
-            )
-            for source, target, starts in zip(sources, self._targets, self._starts, strict=True)
-        ]
-        self._table_C3.copy_(to_device(np.concatenate(rows), self._table_C3.device))
-
-
-def _words_of(tensor: torch.Tensor) -> int:
-    """Return how many words of 16 bits a tensor has."""
-    return tensor.numel() * tensor.element_size() // WORD
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -151,40 +111,40 @@ class GpuBackward:
         # In the memory that the graphs compute in: none of them computes meanwhile.
         with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
             # What libraries do once, and a lack of memory, come before the capture.
-            leaves = list(self._differentiate(batch.over(flat), truth, divisor)[1])
-        copy = _Copy(self._places(leaves))
+            self._pass(batch.over(flat), truth, divisor)
         graph = torch.cuda.CUDAGraph()
         pool: Any = self._pool.id
         # Other threads may use the device meanwhile.
         with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
-            loss, found = self._differentiate(batch.over(flat), truth, divisor)
-            sources = [gradient.contiguous() for gradient in found.values()]
-            copy.launch()
-        copy.set_up(sources)
-        return _Captured(graph, flat, truth, divisor, loss, copy)
+            loss = self._pass(batch.over(flat), truth, divisor)
+        return _Captured(graph, flat, truth, divisor, loss)
 
     def _pass(self, batch: Batch, labels: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
-        loss, found = self._differentiate(batch, labels, divisor)
-        torch._foreach_copy_(self._places(found), list(found.values()))
-        return loss
-
-    def _places(self, leaves: Collection[torch.nn.Parameter]) -> list[torch.Tensor]:
-        """Return where the gradients of weights stay."""
-        for leaf in leaves:
-            if leaf not in self._gradients:
-                self._gradients[leaf] = torch.empty_like(leaf)
-        return [self._gradients[leaf] for leaf in leaves]
-
-    def _differentiate(
-        self, batch: Batch, labels: torch.Tensor, divisor: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[torch.nn.Parameter, torch.Tensor]]:
-        """Return the loss, and the gradients of those weights that it depends on."""
+        """Return the loss; the gradients of the weights that it depends on go to their places."""
         # In fp32: a sum over a batch loses bits in bf16.
         loss = self._loss.sum(self._forward.logits(batch), labels) / divisor
-        # In this thread: whose memory is used is said for a thread alone.
-        with torch.autograd.set_multithreading_enabled(False):
-            found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        gradients = {
-            leaf: gradient for leaf, gradient in zip(self._leaves, found, strict=True) if gradient is not None
+        large = [leaf for leaf in self._leaves if leaf.numel() >= _LARGE]
+        hooks = [leaf.register_hook(functools.partial(self._put, leaf)) for leaf in large]
+        try:
+            # In this thread: whose memory is used is said for a thread alone.
+            with torch.autograd.set_multithreading_enabled(False):
+                found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        small = {
+            leaf: gradient
+            for leaf, gradient in zip(self._leaves, found, strict=True)
+            if gradient is not None and gradient is not self._gradients.get(leaf)
         }
-        return loss.detach(), gradients
+        torch._foreach_copy_([self._place(leaf) for leaf in small], list(small.values()))
+        return loss.detach()
+
+    def _put(self, leaf: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
+        return self._place(leaf).copy_(gradient)
+
+    def _place(self, leaf: torch.nn.Parameter) -> torch.Tensor:
+        """Return where the gradient of a weight stays."""
+        if leaf not in self._gradients:
+            self._gradients[leaf] = torch.empty_like(leaf)
+        return self._gradients[leaf]

@@ -18,7 +18,7 @@ from durabert.bert.dropout import Chance, Masks, replace_dropout
 from durabert.bert.half import HalfWeights
 from durabert.specs import EngineName
 
-TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 16384}
+TOKEN_BUDGET: Final = {"cpu": 4096, "mps": 16384, "cuda": 8192}
 """Tokens in a batch that is scored, by the kind of the device."""
 
 

@@ -185,17 +185,6 @@ def attend_backward(
 
 
 @triton.jit
-def copy_all(table, CHUNK: tl.constexpr):
-    """Copy values of 16 bits: the table has source, target and number of those of each chunk, (C, 3)."""
-    entry = table + tl.program_id(0) * 3
-    place = tl.arange(0, CHUNK)
-    there = place < tl.load(entry + 2)
-    source = tl.multiple_of(tl.load(entry).to(tl.pointer_type(tl.int16)), 16)
-    target = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(tl.int16)), 16)
-    tl.store(target + place, tl.load(source + place, mask=there), mask=there)
-
-
-@triton.jit
 def squares(table, sums, LIKE: tl.constexpr, CHUNK: tl.constexpr):
     """Write the sum of the squares of the gradients of each chunk."""
     chunk = tl.program_id(0)
