@@ -91,17 +91,26 @@ class _Pass:
     saved: tuple[torch.Tensor, ...]
 
 
-def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]) -> _Pass:
+def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...], *, back: bool) -> _Pass:
+    """Compute a layer.
+
+    Args:
+        hidden: what goes in, (T, F).
+        how: what computes it.
+        weights: of the layer.
+        back: whether the way back follows; if not, memory is free for what comes next as soon as can be.
+    """
     qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
     projecting = torch.cat((qw, kw, vw))
-    projected = linear(hidden, projecting, torch.cat((qb, kb, vb)))
-    attended, *attention = how.attend(projected)
+    attended, *attention = how.attend(linear(hidden, projecting, torch.cat((qb, kb, vb))))
+    if not back:
+        attention.clear()
     trunk = hidden
     if how.first_B is not None:
         attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
     between, total1, moments1 = how.add_norm(1, linear(attended, ow, ob), trunk, scale1, shift1)
     before = linear(between, iw, ib)
-    after = gelu(before)
+    after = gelu(before) if back else torch.ops.aten.gelu_(before)
     out, total2, moments2 = how.add_norm(2, linear(after, pw, pb), between, scale2, shift2)
     saved = (
         hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow, scale1,
@@ -111,7 +120,7 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
 
 
 def _without_gradient(hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
-    return _pass(hidden, how, weights).out
+    return _pass(hidden, how, weights, back=False).out
 
 
 class _Layer(torch.autograd.Function):
@@ -123,7 +132,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
-        done = _pass(hidden, how, weights)
+        done = _pass(hidden, how, weights, back=True)
         context.how = how
         context.save_for_backward(*done.saved)
         return done.out
