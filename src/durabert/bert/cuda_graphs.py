@@ -19,8 +19,8 @@ from durabert.bert.forward import Forward
 from durabert.bert.loss import Loss
 from durabert.bert.packing import PackedBatch
 
-_LARGE: Final = 2**16
-"""Values of a gradient that goes to its place at once, and does not stay twice until the pass ends."""
+_AT_ONCE: Final = 2**22
+"""Values of gradients that are copied to their places together: one by one takes longer than to copy them."""
 _CAPTURE: Final = "captur"
 """In the messages of CUDA when something cannot be captured."""
 
@@ -39,6 +39,31 @@ def _cause(error: BaseException) -> BaseException:
     while error.__context__ is not None:
         error = error.__context__
     return error
+
+
+class _Places:
+    """Takes gradients to where they stay while others are still computed, so that few are there twice."""
+
+    def __init__(self, place: Callable[[torch.nn.Parameter], torch.Tensor]) -> None:
+        self._place = place
+        self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def take(self, leaf: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
+        """Take the gradient of a weight and return where it will be."""
+        place = self._place(leaf)
+        if gradient.numel() >= _AT_ONCE:
+            return place.copy_(gradient)
+        self._taken.append((place, gradient))
+        if sum(gradient.numel() for _, gradient in self._taken) >= _AT_ONCE:
+            self.copy()
+        return place
+
+    def copy(self) -> None:
+        """Copy what has been taken."""
+        places, gradients = ([pair[side] for pair in self._taken] for side in (0, 1))
+        if places:
+            torch._foreach_copy_(places, gradients)
+        self._taken.clear()
 
 
 class GpuBackward:
@@ -123,25 +148,17 @@ class GpuBackward:
         """Return the loss; the gradients of the weights that it depends on go to their places."""
         # In fp32: a sum over a batch loses bits in bf16.
         loss = self._loss.sum(self._forward.logits(batch), labels) / divisor
-        large = [leaf for leaf in self._leaves if leaf.numel() >= _LARGE]
-        hooks = [leaf.register_hook(functools.partial(self._put, leaf)) for leaf in large]
+        places = _Places(self._place)
+        hooks = [leaf.register_hook(functools.partial(places.take, leaf)) for leaf in self._leaves]
         try:
             # In this thread: whose memory is used is said for a thread alone.
             with torch.autograd.set_multithreading_enabled(False):
-                found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+                torch.autograd.grad(loss, self._leaves, allow_unused=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        small = {
-            leaf: gradient
-            for leaf, gradient in zip(self._leaves, found, strict=True)
-            if gradient is not None and gradient is not self._gradients.get(leaf)
-        }
-        torch._foreach_copy_([self._place(leaf) for leaf in small], list(small.values()))
+        places.copy()
         return loss.detach()
-
-    def _put(self, leaf: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
-        return self._place(leaf).copy_(gradient)
 
     def _place(self, leaf: torch.nn.Parameter) -> torch.Tensor:
         """Return where the gradient of a weight stays."""
