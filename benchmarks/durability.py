@@ -6,9 +6,10 @@ counts is the time in which a side was not frozen. Checkpoints are asked for by 
 ``CHECKPOINT_SECONDS`` of work, since their usual interval would go by the clock, which does not stop.
 
 Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
-they slow that down, too. How much is measured by itself: a process that makes the same steps, while a run is
-there whose own training is frozen, and in turn the engine is frozen and not. By so much the bare loop counts
-as faster than it was.
+they slow that down, too: by the processor time that they take, times what such a second costs a training on
+the same cores. That is found from the steps of a process beside a run whose own training is frozen: the time
+of each, explained by its tokens and by what the engine took of the processors meanwhile. By so much the bare
+loop counts as faster than it was.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import mmap
+import json
 import os
 import signal
 import statistics
-import struct
 import sys
 import tempfile
 import time
@@ -29,6 +29,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks import training
 from benchmarks.figures import summary
@@ -42,13 +43,9 @@ from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneC
 PAIRS = 5
 SLICE = 10.0
 """Seconds that a side works before it is the other's turn."""
-WARM_UP_STEPS = 50
-LAST_STEP = struct.Struct("<Qd")
-"""Tokens up to there, and when it ended by the clock of all processes."""
-DRAG_TURNS, DRAG_SLICE = 60, 2.0
-"""Times that the engine is frozen and not, and seconds of each."""
-STANDARD_ERROR = 1.2533 * 1.4826
-"""Of a median, times the square root of the number, over the median deviation, where errors are normal."""
+WARM_UP_STEPS, STEPS = 50, 1500
+OUTLIER = 6 * 1.4826
+"""Median deviations from which on a step does not count: the machine was taken away."""
 CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -62,7 +59,7 @@ def measure() -> dict[str, object]:
 
 
 async def _overhead() -> dict[str, object]:
-    bare, durable, standstill = [], [], []
+    bare, durable, standstill, shares = [], [], [], []
     with tempfile.TemporaryDirectory() as home:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
@@ -71,27 +68,30 @@ async def _overhead() -> dict[str, object]:
             for number in range(PAIRS):
                 durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
                 sides = [await _Bare.begin(epochs), durable_side]
+                used = _processor_seconds(durable_side.engine())
                 try:
                     # In turn, as the first one has the machine alone when the other has ended.
                     await _alternate(sides if number % 2 else sides[::-1])
                 finally:
                     sides[0].end()
+                used = _processor_seconds(durable_side.engine()) - used
+                shares.append(used / (sides[0].seconds + sides[1].seconds))
                 bare.append(sides[0].seconds)
                 durable.append(sides[1].seconds)
                 standstill.append(sides[1].standstill)
                 print(
-                    f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s", file=sys.stderr, flush=True
+                    f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s, engine {shares[-1]:.4f}",
+                    file=sys.stderr,
+                    flush=True,
                 )
-            drags = await _drags(client, Path(home))
-    # The middle one: a machine that is taken away for a second is half a turn.
-    drag = statistics.median(drags)
-    deviation = statistics.median(abs(one - drag) for one in drags)
-    ratios = [b / (a * (1 - drag)) for a, b in zip(bare, durable, strict=True)]
+            cost, error = await _cost(client, Path(home))
+    ratios = [b / (a * (1 - cost * share)) for a, b, share in zip(bare, durable, shares, strict=True)]
     return {
         "bare_seconds": summary(bare),
         "durable_seconds": summary(durable),
-        "engine_slows_the_bare_loop_by": round(drag, 4),
-        "standard_error_of_it": round(STANDARD_ERROR * deviation / len(drags) ** 0.5, 4),
+        "engine_processor_seconds_per_second": summary(shares),
+        "seconds_that_one_of_them_costs": round(cost, 3),
+        "standard_error_of_it": round(error, 3),
         "ratio": round(statistics.median(ratios), 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
@@ -101,45 +101,55 @@ async def _overhead() -> dict[str, object]:
     }
 
 
-async def _drags(client: Client, home: Path) -> list[float]:
-    """Return by which share an engine with a run slows other steps down, turn by turn."""
-    run = _Durable(client, home, "drag", epochs=1000, every=100_000)
-    with tempfile.TemporaryDirectory() as directory:
-        count = Path(directory) / "steps"
-        count.write_bytes(bytes(LAST_STEP.size))
-        steps = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.durability", "steps", str(count), stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            assert await steps.stdout.readline() == b"ready\n"
-            await client.start(run.spec)
-            async for view in client.watch("drag"):
-                if view.runs[0].progress is not None and view.runs[0].progress.step:
-                    break
-            frozen = run.processes()
-            _signal(frozen, signal.SIGSTOP)
-            drags = [await _drag(run.engine(), count, first=number % 2 == 0) for number in range(DRAG_TURNS)]
-            _signal(frozen, signal.SIGCONT)
-            await client.cancel("drag")
-        finally:
-            steps.kill()
-    return drags
+async def _cost(client: Client, home: Path) -> tuple[float, float]:
+    """Return what a second that the engine takes of a processor costs a training, and the standard error."""
+    run = _Durable(client, home, "cost", epochs=1000, every=100_000)
+    await client.start(run.spec)
+    async for view in client.watch("cost"):
+        if view.runs[0].progress is not None and view.runs[0].progress.step:
+            break
+    frozen = run.processes()
+    _signal(frozen, signal.SIGSTOP)
+    steps = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.durability", "steps", *map(str, run.engine()),
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    printed, _ = await steps.communicate()
+    _signal(frozen, signal.SIGCONT)
+    await client.cancel("cost")
+    assert steps.returncode == 0
+    return _explained(np.array(json.loads(printed)))
 
 
-async def _drag(engine: list[int], count: Path, *, first: bool) -> float:
-    """Return one minus the tokens a second with a live engine over those with a frozen one."""
-    speeds = {}
-    for frozen in (first, not first):
-        if frozen:
-            _signal(engine, signal.SIGSTOP)
-        try:
-            before, began = LAST_STEP.unpack(count.read_bytes())
-            await asyncio.sleep(DRAG_SLICE)
-            after, ended = LAST_STEP.unpack(count.read_bytes())
-        finally:
-            _signal(engine, signal.SIGCONT)
-        speeds[frozen] = (after - before) / (ended - began)
-    return 1 - speeds[False] / speeds[True]
+def _explained(steps_N3: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what a second of the engine adds to a step, and the standard error, by least squares.
+
+    Args:
+        steps_N3: seconds, tokens, and seconds of the engine within each of N steps.
+    """
+    seconds_N, tokens_N, engine_N = steps_N3.T
+    causes = np.stack([np.ones_like(tokens_N), tokens_N, tokens_N**2, engine_N], axis=1)
+    counts = np.ones(len(seconds_N), bool)
+    while True:
+        factors, *_ = np.linalg.lstsq(causes[counts], seconds_N[counts], rcond=None)
+        rest_N = seconds_N - causes @ factors
+        near = np.abs(rest_N) < OUTLIER * np.median(np.abs(rest_N[counts]))
+        if (counts <= near).all():
+            break
+        counts &= near
+    variance = (rest_N[counts] ** 2).sum() / (counts.sum() - causes.shape[1])
+    covariance = variance * np.linalg.inv(causes[counts].T @ causes[counts])
+    return float(factors[-1]), float(covariance[-1, -1] ** 0.5)
+
+
+def _processor_seconds(pids: list[int]) -> float:
+    """Return the processor time that processes have taken, as exactly as the kernel knows it."""
+    nanoseconds = 0
+    for pid in pids:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                nanoseconds += int((thread / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
 
 
 async def _warm_up(client: Client) -> float:
@@ -271,15 +281,18 @@ def _signal(pids: list[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def _count_steps(count: Path) -> None:
-    """Make steps until this process is killed, and write down how far the last one is."""
-    tokens = 0
-    with count.open("r+b") as file, mmap.mmap(file.fileno(), LAST_STEP.size) as memory:
-        for number, step in enumerate(training.steps(), start=1):
-            tokens += step.num_tokens
-            memory[:] = LAST_STEP.pack(tokens, time.perf_counter())
-            if number == WARM_UP_STEPS:
-                print("ready", flush=True)
+def _make_steps(engine: list[int]) -> None:
+    """Make steps, and print seconds, tokens, and processor seconds of the engine within each."""
+    made = training.steps()
+    for _ in range(WARM_UP_STEPS):
+        next(made)
+    told = []
+    for _ in range(STEPS):
+        before, began = _processor_seconds(engine), time.perf_counter()
+        step = next(made)
+        seconds = time.perf_counter() - began
+        told.append((seconds, step.num_tokens, _processor_seconds(engine) - before))
+    print(json.dumps(told))
 
 
 def _bare_loop(epochs: int) -> None:
@@ -312,6 +325,6 @@ def _place() -> float:
 
 if __name__ == "__main__":
     if sys.argv[1] == "steps":
-        _count_steps(Path(sys.argv[2]))
+        _make_steps([int(pid) for pid in sys.argv[2:]])
     else:
         _bare_loop(int(sys.argv[1]))
