@@ -110,13 +110,15 @@ async def _cost(client: Client, home: Path) -> tuple[float, float]:
             break
     frozen = run.processes()
     _signal(frozen, signal.SIGSTOP)
-    steps = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "benchmarks.durability", "steps", *map(str, run.engine()),
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    printed, _ = await steps.communicate()
-    _signal(frozen, signal.SIGCONT)
-    await client.cancel("cost")
+    try:
+        steps = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "benchmarks.durability", "steps", *map(str, run.engine()),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        printed, _ = await steps.communicate()
+    finally:
+        _signal(frozen, signal.SIGCONT)
+        await client.cancel("cost")
     assert steps.returncode == 0
     return _explained(np.array(json.loads(printed)))
 
