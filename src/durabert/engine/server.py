@@ -157,7 +157,6 @@ def _command(binary: str, home: Home, ports: Ports, search_attributes: Mapping[s
         *("--ip", LOCALHOST, "--port", str(ports.grpc), "--http-port", str(ports.http)),
         *("--ui-port", str(ports.ui)),
         *(f"--dynamic-config-value={name}={value}" for name, value in FRUGAL.items()),
-        *("--sqlite-pragma", "journal_mode=wal"),
         *("--db-filename", str(home.database), "--log-format", "json", "--log-level", "warn"),
         *(f"--search-attribute={name}={kind}" for name, kind in search_attributes.items()),
     ]
