@@ -109,6 +109,7 @@ def _told(report: dict[str, Any]) -> dict[str, Any]:
     print(json.dumps(report), file=sys.stderr, flush=True)
     gc.collect()
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     return report
 
 
