@@ -7,8 +7,9 @@ same kernels on the same memory, with the numbers of another batch in it and ano
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -42,24 +43,38 @@ def _cause(error: BaseException) -> BaseException:
 
 
 class _Places:
-    """Takes gradients to where they stay while others are still computed, so that few are there twice."""
+    """Where gradients stay; they get there while others are still computed, so that few are there twice."""
 
-    def __init__(self, place: Callable[[torch.nn.Parameter], torch.Tensor]) -> None:
-        self._place = place
+    def __init__(self) -> None:
+        self.gradients: dict[torch.nn.Parameter, torch.Tensor] = {}
+        """By the weight that they are of."""
         self._taken: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def take(self, leaf: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
+    @contextlib.contextmanager
+    def taking(self, leaves: list[torch.nn.Parameter]) -> Iterator[None]:
+        """Take the gradients of these weights that are computed meanwhile."""
+        hooks = [leaf.register_hook(functools.partial(self._take, leaf)) for leaf in leaves]
+        try:
+            yield
+            self._copy()
+        finally:
+            self._taken.clear()
+            for hook in hooks:
+                hook.remove()
+
+    def _take(self, leaf: torch.nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
         """Take the gradient of a weight and return where it will be."""
-        place = self._place(leaf)
+        if leaf not in self.gradients:
+            self.gradients[leaf] = torch.empty_like(leaf)
+        place = self.gradients[leaf]
         if gradient.numel() >= _AT_ONCE:
             return place.copy_(gradient)
         self._taken.append((place, gradient))
         if sum(gradient.numel() for _, gradient in self._taken) >= _AT_ONCE:
-            self.copy()
+            self._copy()
         return place
 
-    def copy(self) -> None:
-        """Copy what has been taken."""
+    def _copy(self) -> None:
         places, gradients = ([pair[side] for pair in self._taken] for side in (0, 1))
         if places:
             torch._foreach_copy_(places, gradients)
@@ -73,8 +88,7 @@ class GpuBackward:
         self._forward = forward
         self._loss = loss
         self._leaves = forward.leaves()
-        self._gradients: dict[torch.nn.Parameter, torch.Tensor] = {}
-        """By the weight that they are of."""
+        self._places = _Places()
         self._graphs: dict[Hashable, _Captured] = {}
         self._pool = torch.cuda.MemPool()
         self._stream = torch.cuda.Stream()
@@ -94,7 +108,8 @@ class GpuBackward:
             divisor: of the sum of their losses.
             begin: sets the source of chance; called right before the batch is computed.
         """
-        before = {leaf: leaf.grad.clone() for leaf in self._gradients if leaf.grad is not None}
+        gradients = self._places.gradients
+        before = {leaf: leaf.grad.clone() for leaf in gradients if leaf.grad is not None}
         captured = self._captured(batch, labels) if isinstance(batch, PackedBatch) else None
         if captured is None:
             begin()
@@ -108,10 +123,10 @@ class GpuBackward:
             captured.graph.replay()
             # The next replay writes there again.
             loss = captured.loss.clone()
-        for leaf, gradient in self._gradients.items():
+        for leaf, gradient in gradients.items():
             leaf.grad = gradient
         for leaf, gradient in before.items():
-            self._gradients[leaf].add_(gradient)
+            gradients[leaf].add_(gradient)
         return loss
 
     def _captured(self, batch: PackedBatch, labels: torch.Tensor) -> _Captured | None:
@@ -148,20 +163,7 @@ class GpuBackward:
         """Return the loss; the gradients of the weights that it depends on go to their places."""
         # In fp32: a sum over a batch loses bits in bf16.
         loss = self._loss.sum(self._forward.logits(batch), labels) / divisor
-        places = _Places(self._place)
-        hooks = [leaf.register_hook(functools.partial(places.take, leaf)) for leaf in self._leaves]
-        try:
-            # In this thread: whose memory is used is said for a thread alone.
-            with torch.autograd.set_multithreading_enabled(False):
-                torch.autograd.grad(loss, self._leaves, allow_unused=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        places.copy()
+        # In this thread: whose memory is used is said for a thread alone.
+        with self._places.taking(self._leaves), torch.autograd.set_multithreading_enabled(False):
+            torch.autograd.grad(loss, self._leaves, allow_unused=True)
         return loss.detach()
-
-    def _place(self, leaf: torch.nn.Parameter) -> torch.Tensor:
-        """Return where the gradient of a weight stays."""
-        if leaf not in self._gradients:
-            self._gradients[leaf] = torch.empty_like(leaf)
-        return self._gradients[leaf]
