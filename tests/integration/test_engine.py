@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, ListTaskQueuePartitionsRequest
 from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
@@ -353,6 +354,22 @@ def test_a_search_attribute_of_another_type_is_refused(home):
     refusal = r"DurabertExperiment is of type keyword .* should be Int"
     with attach(home, attributes=EXPERIMENT), pytest.raises(EngineUnavailable, match=refusal):
         attach(home, attributes={"DurabertExperiment": "Int"})
+
+
+@pytest.mark.parametrize("told", [None, "3"])
+async def test_the_server_leaves_the_processor_to_models(home, monkeypatch, told):
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("GOMAXPROCS", told)
+    with attach(home) as engine:
+        environment = Path(f"/proc/{engine.info.server_pid}/environ").read_bytes().split(b"\0")
+        client = await Client.connect(engine.info.address)
+        partitions = await client.workflow_service.list_task_queue_partitions(
+            ListTaskQueuePartitionsRequest(namespace="default", task_queue=TaskQueue(name="queue"))
+        )
+    assert f"GOMAXPROCS={told or 1}".encode() in environment
+    assert len(partitions.activity_task_queue_partitions) == 1
+    assert len(partitions.workflow_task_queue_partitions) == 1
 
 
 async def test_finished_runs_are_kept_for_ten_years(tmp_path):

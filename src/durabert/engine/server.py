@@ -35,8 +35,10 @@ LEFTOVER_SECONDS: Final = 1.0
 """How long a server whose host was killed may take to die before it is looked for and killed."""
 POLL_SECONDS: Final = 0.02
 PORT_ATTEMPTS: Final = 5
-FRUGAL: Final = {"matching.numTaskqueueReadPartitions": 1, "matching.numTaskqueueWritePartitions": 1}
-"""Dynamic configuration: one home has few workers, and models train on the cores that its server runs on."""
+ENVIRONMENT: Final = {"GOMAXPROCS": "1"}
+"""One thread of Go at a time: more of them wake each other up for what one would have done."""
+DYNAMIC_CONFIG: Final = {"matching.numTaskqueueReadPartitions": 1, "matching.numTaskqueueWritePartitions": 1}
+"""One home has few workers, and models train on the cores that its server runs on."""
 
 
 class Server:
@@ -130,8 +132,7 @@ def _up_on_free_ports(binary: str, settings: Settings, database: Lease) -> Serve
             process = spawn(
                 _command(binary, home, ports, settings.search_attributes),
                 log=home.server_log,
-                # One thread of Go at a time: more of them wake each other up for what one would have done.
-                env={"GOMAXPROCS": "1", **only_local(os.environ)},
+                env={**ENVIRONMENT, **only_local(os.environ)},
                 cwd=home.root,
                 pass_fds=[database.fd],
             )
@@ -156,7 +157,7 @@ def _command(binary: str, home: Home, ports: Ports, search_attributes: Mapping[s
         *(binary, "server", "start-dev"),
         *("--ip", LOCALHOST, "--port", str(ports.grpc), "--http-port", str(ports.http)),
         *("--ui-port", str(ports.ui)),
-        *(f"--dynamic-config-value={name}={value}" for name, value in FRUGAL.items()),
+        *(f"--dynamic-config-value={name}={value}" for name, value in DYNAMIC_CONFIG.items()),
         *("--db-filename", str(home.database), "--log-format", "json", "--log-level", "warn"),
         *(f"--search-attribute={name}={kind}" for name, kind in search_attributes.items()),
     ]
