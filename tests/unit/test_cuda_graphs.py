@@ -62,8 +62,11 @@ def test_gradients_that_weights_have_are_added_to_in_the_same_memory(backward, r
         torch.testing.assert_close(parameter.grad, 2 * gradient)
 
 
-def test_not_all_gradients_are_there_twice_at_the_end_of_a_pass(backward, rows, monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "_AT_ONCE", 40)
+@pytest.mark.parametrize(("at_once", "copied_together"), [(40, [33]), (91, [93, 30])])
+def test_not_all_gradients_are_there_twice_at_the_end_of_a_pass(
+    backward, rows, monkeypatch, at_once, copied_together
+):
+    monkeypatch.setattr(cuda_graphs, "_AT_ONCE", at_once)
     sizes = []
     real = torch._foreach_copy_
 
@@ -73,5 +76,5 @@ def test_not_all_gradients_are_there_twice_at_the_end_of_a_pass(backward, rows, 
 
     monkeypatch.setattr(torch, "_foreach_copy_", copied)
     backward(*rows, 7.0, begin=lambda: None)
-    # 3 and 30 values wait for one another; 90 and 900 go by themselves.
-    assert sizes == [33]
+    # The second layer has 3 and 90 values, the first one 30 and 900: large ones go by themselves.
+    assert sizes == copied_together
