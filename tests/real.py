@@ -88,6 +88,14 @@ class WorkerProcess:
     def pid(self) -> int:
         return self.process.pid
 
+    async def until_it_works(self) -> None:
+        """Wait until it takes what its task queues have."""
+
+        async def says_so() -> bool:
+            return b"Task queues" in Path(self._log.name).read_bytes()
+
+        await until(says_so, seconds=60, what=f"worker {self.pid} works")
+
     def stop(self) -> int:
         """End it by its id, gently if it can be, and return its exit code."""
         if self.process.poll() is None:

@@ -16,13 +16,11 @@ from temporalio.service import RPCError
 
 from durabert.contract import DEFAULT_TASK_QUEUE
 from durabert.errors import EngineUnavailable, SpecInvalid
+from durabert.leaving import let_threads_leave_first
 from durabert.wire import data_converter
 
 CONNECT_LIMIT: Final = timedelta(seconds=10)
 """An address that does not answer for so long is reported."""
-
-SETTLE: Final = timedelta(milliseconds=50)
-"""After a connection that failed, until its thread is done."""
 
 ADDRESS: Final = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 
@@ -78,6 +76,7 @@ async def connect(profile: ClientConfigProfile) -> Client:
     Raises:
         EngineUnavailable: nothing answers at the address within 10 s, or it refuses.
     """
+    let_threads_leave_first()
     config = profile.to_client_connect_config()
     config.setdefault("namespace", "default")
     limit = CONNECT_LIMIT.total_seconds()
@@ -88,8 +87,6 @@ async def connect(profile: ClientConfigProfile) -> Client:
         problem = f"nothing answered within {limit:.0f} s"
     except (RuntimeError, RPCError, ValueError) as error:
         problem = _reason(error)
-    # A thread of the SDK still holds on to the interpreter, and aborts a program that ends at this moment.
-    await asyncio.sleep(SETTLE.total_seconds())
     raise EngineUnavailable(
         f"no Temporal server can be reached at {profile.address!r}: {problem}; "
         "check TEMPORAL_ADDRESS or the profile, and that the server is up"

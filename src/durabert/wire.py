@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
-import time
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,10 +17,6 @@ from temporalio.converter import (
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from durabert.specs import spec_invalid
-
-# A thread of the SDK may be on its way out of Python after the last call; an interpreter that ends before it
-# does aborts (temporalio 1.35, PyGILState_Release, one of four short programs).
-atexit.register(time.sleep, 0.01)
 
 
 @functools.cache

@@ -80,6 +80,7 @@ async def test_a_worker_told_to_stop_hands_its_run_over(client, start_worker, re
     await client.start(spec_for("handed", reviews, tiny, **LONG))
     pid = (await training(client, "handed")).progress.process_id
     second = start_worker()
+    await second.until_it_works()
 
     first.process.send_signal(signal.SIGTERM)
     began = time.monotonic()

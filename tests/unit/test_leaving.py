@@ -1,0 +1,72 @@
+"""A process ends, with all that it has said, whatever the threads of the SDK are at."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+STUCK = """
+import atexit, sys, time
+from durabert.leaving import leave
+
+class Stuck:
+    def __del__(self):
+        # As a runtime that waits for its threads.
+        sys.stderr.write("torn down")
+
+stuck = Stuck()
+atexit.register(sys.stdout.write, " and the last word")
+sys.stdout.write("said")
+"""
+BUSY = """
+import ctypes, os, threading, time
+from durabert.leaving import THREADS, let_threads_leave_first
+
+def work():
+    ctypes.CDLL(None).prctl(15, b"{name}")
+    named.set()
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass
+    os.write(1, b"left")
+
+let_threads_leave_first()
+let_threads_leave_first()
+named = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+named.wait()
+"""
+
+
+def python(script: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        **{"stdout": subprocess.PIPE, **options}, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "torn_down"), [("leave(3)", 3, ""), ("sys.exit(3)", 3, "torn down")]
+)
+def test_a_command_says_all_and_tears_nothing_down(ending, code, torn_down):
+    done = python(STUCK + ending)
+
+    assert (done.returncode, done.stdout, done.stderr) == (code, "said and the last word", torn_down)
+
+
+def test_what_cannot_be_printed_is_told():
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - not a file to read
+        done = python(STUCK + "leave(0)", stdout=full)
+
+    assert done.returncode == 1
+    assert done.stderr == "durabert: the output cannot be written: No space left on device\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are listed on Linux")
+@pytest.mark.parametrize(("name", "waited_for"), [("tokio-rt-worker", "left"), ("of-somebody-else", "")])
+def test_a_program_waits_for_threads_of_the_sdk_alone(name, waited_for):
+    done = python(BUSY.replace("{name}", name))
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, waited_for, "")
