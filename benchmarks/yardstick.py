@@ -93,6 +93,8 @@ def train_in_this_process(
     rows: int, batch_size: int, seed: int, precision: str, model: str
 ) -> dict[str, Any]:
     """Train one epoch with the bare loop."""
+    # As the process of a run has it, before it begins.
+    import durabert.bert.compiled  # noqa: F401
     from durabert.bert.data import load_training_data
     from durabert.bert.loop import fine_tune
     from durabert.specs import DataSpec, FineTuneConfig

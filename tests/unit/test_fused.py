@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from durabert.bert import fused, kernels
+from durabert.bert import attention_kernels, fused, kernels
 from durabert.bert.batches import PaddedLayout
 from durabert.bert.dropout import Masks
+from durabert.bert.fused_cpu import NO_DROPOUT
 from durabert.bert.packed_attention import install as install_packing
 from durabert.bert.packing import PackedLayout
 from durabert.bert.threads import team
@@ -148,22 +149,87 @@ def test_dropout_keeps_what_it_should_and_no_two_places_agree():
         assert np.mean(one == other) == pytest.approx(0.75**2 + 0.25**2, abs=0.02)
 
 
+def attended(queries, keys, values, starts, *, rows=128, heads=1, scaling=1.0, site=NO_DROPOUT):
+    """Return what tokens attend to, (T, F); 7 where nothing is written."""
+    out = np.full_like(queries, 7)
+    projected = np.concatenate([queries, keys, values], axis=1)
+    attention_kernels.attend(
+        team(), projected, np.array(starts), heads, rows, np.float32(scaling), *site.key, site.dropped,
+        site.scale, out,
+    )  # fmt: skip
+    return out
+
+
 @pytest.mark.parametrize("values", [np.linspace(-90, 0, 1001), np.linspace(-1, 0, 1001)])
 def test_weights_are_those_of_a_softmax(values):
-    scores = np.tile(values.astype(np.float32)[:64], (1, 64, 1)).reshape(1, 64, 64)
-    weights, kept = np.empty_like(scores), np.empty_like(scores)
+    queries, keys, shown = (np.zeros((64, 64), np.float32) for _ in range(3))
+    queries[:, 0], keys[:, 0] = 1, values[:64]
+    # Nobody looks at what lies in no sequence.
+    keys[50:] = np.inf
+    np.fill_diagonal(shown, 1)
 
-    kernels.weigh(
-        team(), scores, np.array([50]), 1, np.float32(0.5), np.uint32(0), np.uint32(0), np.uint32(0),
-        np.float32(1), 0, weights, kept,
-    )  # fmt: skip
+    weights = attended(queries, keys, shown, [0, 50], scaling=0.5)
 
-    expected = torch.softmax(torch.from_numpy(scores[:, :50, :50]) * 0.5, -1)
-    np.testing.assert_allclose(weights[:, :50, :50], expected, rtol=1e-5, atol=1e-7)
+    expected = torch.softmax(torch.from_numpy(values.astype(np.float32)[:50]) * 0.5, -1)
+    np.testing.assert_allclose(weights[:50, :50], np.tile(expected, (50, 1)), rtol=1e-5, atol=1e-7)
     # There is nothing, neither to attend nor to be attended to.
-    assert (weights[:, 50:] == 0).all()
-    assert (weights[..., 50:] == 0).all()
-    assert (kept == weights).all()
+    assert (weights[50:] == 7).all()
+    assert (weights[:50, 50:] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [1, 128])
+@pytest.mark.parametrize("width", [16, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_and_its_gradient_are_those_of_torch(dtype, width, rows):
+    starts, heads = [0, 1, 4, 20, 37, 165], 3
+    generator = torch.Generator().manual_seed(1)
+    projected, gradient = (
+        torch.randn(165, parts * heads * width, generator=generator).to(dtype) for parts in (3, 1)
+    )
+    attends = torch.tensor([place - start < rows for start, end in itertools.pairwise(starts)
+                            for place in range(start, end)])  # fmt: skip
+    exact = projected.double().requires_grad_()
+    expected = torch.cat(
+        [
+            torch.nn.functional.scaled_dot_product_attention(
+                *(part.view(-1, heads, width).transpose(0, 1) for part in exact[start:end].chunk(3, 1)),
+                scale=0.3,
+            ).transpose(0, 1).flatten(1)
+            for start, end in itertools.pairwise(starts)
+        ]
+    )  # fmt: skip
+    expected.backward(gradient.double() * attends[:, None])
+    out, change = torch.empty_like(gradient), torch.empty_like(projected)
+    site = NO_DROPOUT
+    how = (np.array(starts), heads, rows, np.float32(0.3), *site.key, site.dropped, site.scale)
+
+    attention_kernels.attend(team(), kernels.array_of(projected), *how, kernels.array_of(out))
+    attention_kernels.attend_backward(
+        team(), kernels.array_of(gradient), kernels.array_of(projected), *how, kernels.array_of(change)
+    )
+
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(out[attends].double(), expected.detach()[attends], **tolerance)
+    torch.testing.assert_close(change.double(), exact.grad, **tolerance)
+    assert (change[~attends, : heads * width] == 0).all()
+
+
+def test_no_two_weights_of_attention_are_dropped_together():
+    queries, shown = np.zeros((64, 128), np.float32), np.tile(np.eye(64, dtype=np.float32), 2)
+
+    def kept(site):
+        """Return it by head, token and token that it looks at."""
+        return attended(queries, queries, shown, [0, 64], heads=2, site=site).reshape(64, 2, 64) * 64
+
+    masks = Masks()
+    site = masks.site(0.25)
+    first = kept(site)
+    assert set(np.unique(first)) == {np.float32(0), site.scale}
+    assert (first != 0).mean() == pytest.approx(0.75, abs=0.015)
+    by_chance = pytest.approx(0.75**2 + 0.25**2, abs=0.02)
+    for axis in range(3):
+        assert np.mean(first == np.roll(first, 1, axis=axis)) == by_chance
+    assert np.mean(first == kept(masks.site(0.25))) == by_chance
 
 
 def test_bfloat16_is_rounded_to_the_nearest_even():

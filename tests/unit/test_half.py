@@ -13,6 +13,8 @@ from durabert.bert.device import Compute
 from durabert.bert.forward import Forward
 from durabert.bert.half import HalfWeights
 from durabert.bert.model import load_classifier
+from durabert.bert.packed_attention import install as install_packing
+from durabert.bert.packing import PackedLayout
 from durabert.bert.tokens import Tokens
 from tests.tiny import build_model
 
@@ -92,3 +94,41 @@ def test_a_copy_has_weights_of_its_own(model):
     batch = LAYOUT.batch(TOKENS, np.arange(2))
 
     assert (twin.logits(batch) - forward.logits(batch) > 50).all()
+
+
+def test_queries_keys_and_values_are_one_product_without_a_copy(model, monkeypatch):
+    found = {}
+    layout = PackedLayout(model.config.num_attention_heads, 0, torch.device("cpu"))
+    install_packing(model)
+    forward = Forward.of(model, Compute(torch.device("cpu"), "bf16"))
+    model.eval()
+    apart = HalfWeights(model, torch.bfloat16)
+    copies = []
+    cat = torch.cat
+    monkeypatch.setattr(torch, "cat", lambda parts, *rest: copies.append(len(parts)) or cat(parts, *rest))
+
+    for name, half in (("joined", forward.half), ("apart", apart)):
+        copies.clear()
+        batch = layout.batch(TOKENS, np.arange(2))
+        logits = half(**batch.inputs, masks=forward.masks).logits
+        logits.float().sum().backward()
+        half.take_gradients()
+        found[name] = logits, [parameter.grad for parameter in model.parameters()], list(copies)
+        model.zero_grad(set_to_none=True)
+
+    layers = model.config.num_hidden_layers
+    assert (found["joined"][2], found["apart"][2]) == ([], 2 * layers * [3])
+    for one, other in zip(found["joined"][1], found["apart"][1], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(found["joined"][0], found["apart"][0])
+
+
+def test_joined_weights_are_taken_over_when_they_have_changed(model):
+    half = Forward.of(model, Compute(torch.device("cpu"), "bf16")).half
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    half.refresh()
+
+    for master, weight in half.halves.items():
+        assert torch.equal(weight, master.detach().bfloat16())

@@ -16,13 +16,18 @@ import pytest
 import torch
 from numba import njit
 
-from durabert.bert import adamw, kernels
+from durabert.bert import adamw, attention_kernels, kernels
 from durabert.bert.threads import ALONE, alone, on_team, team
 
-WIDTH = 32
+WIDTH = 320
+HEADS = WIDTH // 32
 SITE = (np.uint32(123), np.uint32(77), np.uint32(6554), np.float32(1.1))
-ROW_OF_A_KERNEL = kernels.APART + WIDTH + kernels.APART
-"""Values that it asks for."""
+OWN_MEMORY = {
+    "add_norm": WIDTH,
+    "attend": attention_kernels.PLACES * attention_kernels.PLACE,
+    "attend_back": attention_kernels.PLACES * attention_kernels.PLACE,
+}
+"""Values that a kernel asks for."""
 
 
 @njit
@@ -57,12 +62,20 @@ def add_norm_back(gradient, total, moments, scale, trunk, branch, sums, threads=
     )
 
 
-def weigh(scores, weights, kept, threads=ALONE):
-    kernels.weigh(threads, scores, np.array([29, 31]), 1, np.float32(0.3), *SITE, 0, weights, kept)
+def attend(projected, out, threads=ALONE):
+    attention_kernels.attend(
+        threads, projected, np.array([0, 3, 21]), HEADS, 128, np.float32(0.3), *SITE, out
+    )
 
 
-def weigh_back(change, weights, threads=ALONE):
-    kernels.weigh_backward(threads, change, np.array([29, 31]), 1, weights, np.float32(0.3), *SITE, 0)
+def attend_back(gradient, projected, change, threads=ALONE):
+    attention_kernels.attend_backward(
+        threads, gradient, projected, np.array([0, 3, 21]), HEADS, 128, np.float32(0.3), *SITE, change
+    )
+
+
+def sum_rows(values, total, threads=ALONE):
+    kernels.sum_rows(threads, values, total)
 
 
 def move(weight, change, first, second):
@@ -71,7 +84,7 @@ def move(weight, change, first, second):
 
 
 ROWS = (9, WIDTH)
-SQUARE = (2, WIDTH, WIDTH)
+TOKENS, PROJECTED = (21, WIDTH), (21, 3 * WIDTH)
 CASES = {
     "add_norm": (
         add_norm,
@@ -87,8 +100,9 @@ CASES = {
             "branch": ROWS, "sums": (4, 3, WIDTH),
         },
     ),
-    "weigh": (weigh, {"scores": SQUARE, "weights": SQUARE, "kept": SQUARE}),
-    "weigh_back": (weigh_back, {"change": SQUARE, "weights": SQUARE}),
+    "attend": (attend, {"projected": PROJECTED, "out": TOKENS}),
+    "attend_back": (attend_back, {"gradient": TOKENS, "projected": PROJECTED, "change": PROJECTED}),
+    "sum_rows": (sum_rows, {"values": ROWS, "total": (WIDTH,)}),
     "move": (move, dict.fromkeys(("weight", "change", "first", "second"), (WIDTH,))),
 }  # fmt: skip
 
@@ -194,10 +208,15 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 @pytest.mark.skipif(sys.platform != "linux", reason="a hole in the heap of glibc")
 def test_memory_of_a_kernel_may_be_between_two_arrays():
     # In a process of its own: the heap of this one is full of holes.
-    cases = ["add_norm", "add_norm_back", "weigh", "weigh_back"]
-    code = (
-        f"from tests.unit.test_kernels import lie_around_memory\nfor case in {cases}: lie_around_memory(case)"
-    )
+    code = """
+from durabert.bert.allocator import keep_freed_memory
+from tests.unit.test_kernels import OWN_MEMORY, lie_around_memory
+
+# On the heap, and not each block by itself.
+keep_freed_memory()
+for case in OWN_MEMORY:
+    lie_around_memory(case)
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -218,7 +237,7 @@ def lie_around_memory(case):
     libc.malloc.argtypes = [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     hits = 0
-    for hole in holes(libc):
+    for hole in holes(libc, OWN_MEMORY[case]):
         for before, after in itertools.permutations(shapes, 2):
             found = placed((), shapes)
             found[before] = moved(found[before], hole.place - HEADER - found[before].nbytes)
@@ -231,9 +250,11 @@ def lie_around_memory(case):
     assert hits, f"no memory of {case} was between two arrays"
 
 
+SMALL = 32
+"""Values in so small a block that glibc gives it again by its exact size."""
 HEADER = 16
 """Bytes of glibc between two blocks."""
-BLOCK = 2**14
+BLOCK = 2**17
 """Bytes before and after a hole, which hold any of the arrays."""
 
 
@@ -252,6 +273,7 @@ class Hole:
     libc: ctypes.CDLL
     place: int
     size: int
+    values: int
 
     @property
     def end(self):
@@ -265,26 +287,29 @@ class Hole:
 
     def is_taken(self):
         """Return whether it is what a kernel gets; it is free again by now."""
-        memory = own_memory(ROW_OF_A_KERNEL)
+        memory = own_memory(self.values)
         return self.place <= memory.ctypes.data < self.end
 
 
-def holes(libc):
-    size = size_of_block(libc, ROW_OF_A_KERNEL)
+def holes(libc, values):
+    size = size_of_block(libc, values)
+    if size < BLOCK:
+        # Until those that others have left are used up.
+        for _ in range(4096):
+            libc.malloc(size)
     for _ in range(20):
         before, place, after = (libc.malloc(count) for count in (BLOCK, size, BLOCK))
         if place == before + BLOCK + HEADER and after == place + size + HEADER:
-            yield Hole(libc, place, size)
+            yield Hole(libc, place, size, values)
 
 
 def size_of_block(libc, count):
     """Return the bytes that are asked for when an array of so many values is made."""
-    # Small blocks are given again by their exact size.
-    own_memory(WIDTH)
-    place = own_memory(WIDTH).ctypes.data
-    for size in range(4 * WIDTH, 4 * WIDTH + 256, 16):
+    own_memory(SMALL)
+    place = own_memory(SMALL).ctypes.data
+    for size in range(4 * SMALL, 4 * SMALL + 256, 16):
         given = libc.malloc(size)
         libc.free(given)
         if 0 <= place - given < size:
-            return size + 4 * (count - WIDTH)
+            return size + 4 * (count - SMALL)
     pytest.fail("the heap gives memory of no size again")

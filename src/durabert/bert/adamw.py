@@ -196,12 +196,15 @@ class CpuAdamW:
         """
         scale = clipping(norm, clip_norm)
         kinds: defaultdict[tuple[torch.dtype, torch.dtype | None], list[_Move]] = defaultdict(list)
-        for group in self.param_groups:
+        moving = [
+            [parameter for parameter in group["params"] if parameter in gradients]
+            for group in self.param_groups
+        ]
+        steps = self._next_steps([parameter for parameters in moving for parameter in parameters])
+        for group, parameters in zip(self.param_groups, moving, strict=True):
             numbers = functools.cache(functools.partial(_numbers, group, scale))
-            for parameter in group["params"]:
-                if (gradient := gradients.get(parameter)) is None:
-                    continue
-                step = self._next_step(parameter)
+            for parameter in parameters:
+                gradient, step = gradients[parameter], steps[parameter]
                 if gradient.is_sparse:
                     self._move_rows(parameter, gradient, numbers(step))
                     continue
@@ -214,14 +217,18 @@ class CpuAdamW:
         for (change, like), moves in kinds.items():
             _move_together(moves, LIKE[change], None if like is None else LIKE[like])
 
-    def _next_step(self, parameter: torch.nn.Parameter) -> int:
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        return int(state["step"].item())
+    def _next_steps(self, parameters: Sequence[torch.nn.Parameter]) -> dict[torch.nn.Parameter, int]:
+        """Count a step of each parameter, and return its number."""
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros(())
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        counts = [self.state[parameter]["step"] for parameter in parameters]
+        # One by one it takes as long as a product.
+        torch._foreach_add_(counts, 1)
+        return dict(zip(parameters, map(int, torch.stack(counts).tolist()), strict=True))
 
     def _move_rows(self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: Numbers) -> None:
         state = self.state[parameter]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from durabert.bert import adamw, kernels
+from durabert.bert import adamw, attention_kernels, kernels
 from durabert.bert.threads import alone, team
 
 
@@ -25,10 +25,11 @@ def make_ready() -> None:
         kernels.dropout_add_norm_backward(
             team(), rows[0], rows[1], *moments, width, *site, rows[2], rows[3], sums
         )
-        square = np.zeros((3, 2, 16, 16), dtype)
-        sizes = np.array([2])
-        kernels.weigh(team(), square[0], sizes, 2, one, *site, 0, square[1], square[2])
-        kernels.weigh_backward(team(), square[0], sizes, 2, square[1], one, *site, 0)
+        ends, projected = np.array([0, 2]), np.zeros((2, 48), dtype)
+        given = (ends, 1, 1, one, *site)
+        attention_kernels.attend(team(), projected, *given, rows[0])
+        attention_kernels.attend_backward(team(), rows[0], projected, *given, np.zeros((2, 48), dtype))
+        kernels.sum_rows(team(), rows[0], np.zeros(16, np.float32))
     adamw.make_ready()
 
 

@@ -38,13 +38,13 @@ class Forward:
         """Return the forward pass of a model on its device; its dropout layers may be others after that."""
         if compute.is_bf16_on_gpu:
             fused.install(model)
-            return cls(model, compute, Chance(compute.device), HalfWeights(model, torch.bfloat16))
+            return cls(model, compute, Chance(compute.device), _halved(model, torch.bfloat16))
         if compute.device.type != "cpu":
             return cls(model, compute, None, None)
         masks = Masks()
         replace_dropout(model, masks)
         fused.install(model)
-        half = None if compute.precision == "fp32" else HalfWeights(model, Dtypes[compute.precision])
+        half = None if compute.precision == "fp32" else _halved(model, Dtypes[compute.precision])
         return cls(model, compute, masks, half)
 
     def begin(self, seed: int, step: int, micro_batch: int) -> None:
@@ -125,3 +125,7 @@ class Forward:
         """Take over the model's weights, which have changed."""
         if self.half is not None:
             self.half.refresh()
+
+
+def _halved(model: Any, dtype: torch.dtype) -> HalfWeights:
+    return HalfWeights(model, dtype, joined=fused.projections(model))

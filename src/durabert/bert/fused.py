@@ -11,7 +11,8 @@ Shape letters: T tokens, F values of a token, B sequences and what fills them up
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,26 +20,39 @@ import torch
 from torch.nn.functional import gelu, linear
 
 from durabert.bert import flash
+from durabert.bert.attention_kernels import LONGEST
 from durabert.bert.dropout import Chance, Masks
 from durabert.bert.fused_cpu import CpuHow
 from durabert.bert.fused_parts import How
 from durabert.bert.packing import Packing
+from durabert.bert.vectors import LANES
 
 LAYERS: Final = ("BertLayer", "RobertaLayer", "ElectraLayer", "XLMRobertaLayer", "CamembertLayer")
 """Classes of Transformers that are such layers, with a norm after attention and after feed-forward."""
-LONGEST: Final = 128
-"""Tokens of a sequence up to which one thread turns scores into weights as fast as it is needed."""
 
 
 def install(model: Any) -> None:
     """Let the layers of a model compute as this module does, where they are of its kind."""
-    layers = [module for module in model.modules() if type(module).__name__ in LAYERS]
+    layers = _layers(model)
     if not layers or model.config.hidden_act != "gelu" or model.config.is_decoder:
         return
     takes_means = getattr(model.config, "classifier_pooling", None) == "mean"
     for number, layer in enumerate(layers):
         first_only = number + 1 == len(layers) and not takes_means
         layer.forward = functools.partial(_forward, layer, number, first_only)
+
+
+def projections(model: Any) -> Iterator[tuple[torch.nn.Parameter, ...]]:
+    """Yield weights, and biases, that are one product if they lie one after the other."""
+    for layer in _layers(model):
+        attention = layer.attention.self
+        modules = attention.query, attention.key, attention.value
+        yield tuple(module.weight for module in modules)
+        yield tuple(module.bias for module in modules)
+
+
+def _layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if type(module).__name__ in LAYERS]
 
 
 def _forward(
@@ -75,12 +89,13 @@ def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> C
     """Return what computes a layer; none for Transformers."""
     if packing is None:
         return None
+    width = layer.attention.self.attention_head_size
     if isinstance(masks, Chance):
         from durabert.bert.fused_gpu import GpuHow
 
-        width = layer.attention.self.attention_head_size
         return GpuHow if flash.takes(width, layer.attention.self.query.weight.dtype) else None
-    return CpuHow if isinstance(masks, Masks) and packing.sizes[-1] <= LONGEST else None
+    is_small = max(width, packing.sizes[-1]) <= LONGEST and width % LANES == 0
+    return CpuHow if isinstance(masks, Masks) and is_small else None
 
 
 @dataclass(frozen=True)
@@ -101,8 +116,8 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
         back: whether the way back follows; if not, memory is free for what comes next as soon as can be.
     """
     qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
-    projecting = torch.cat((qw, kw, vw))
-    attended, *attention = how.attend(linear(hidden, projecting, torch.cat((qb, kb, vb))))
+    projecting = _joined(qw, kw, vw)
+    attended, *attention = how.attend(linear(hidden, projecting, _joined(qb, kb, vb)))
     if not back:
         attention.clear()
     trunk = hidden
@@ -117,6 +132,20 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
         iw, pw, scale2, *attention,
     )  # fmt: skip
     return _Pass(out, saved)
+
+
+def _joined(*parts: torch.Tensor) -> torch.Tensor:
+    """Return the parts as one tensor; a view of them if they lie one after the other."""
+    first = parts[0]
+    ends = itertools.accumulate((part.nbytes for part in parts), initial=first.data_ptr())
+    memory = first.untyped_storage().data_ptr()
+    lies_so = (
+        part.data_ptr() == place and part.untyped_storage().data_ptr() == memory
+        for part, place in zip(parts, ends, strict=False)
+    )
+    if not all(lies_so):
+        return torch.cat(parts)
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
 
 
 def _without_gradient(hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:

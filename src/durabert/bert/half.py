@@ -7,6 +7,7 @@ a batch looks up are converted.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,17 @@ from torch.func import functional_call
 
 
 class HalfWeights:
-    """The weights of a model in half precision beside its own."""
+    """The weights of a model in half precision beside its own.
 
-    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+    Args:
+        model: in fp32.
+        dtype: of half precision.
+        joined: groups of the model's weights that shall lie one after the other.
+    """
+
+    def __init__(
+        self, model: Any, dtype: torch.dtype, *, joined: Iterable[Sequence[torch.nn.Parameter]] = ()
+    ) -> None:
         self._model = model
         self._dtype = dtype
         self._in_use = False
@@ -30,8 +39,15 @@ class HalfWeights:
             for name, parameter in model.named_parameters()
             if parameter is not embedding.weight
         }
+        halves: dict[torch.nn.Parameter, torch.Tensor] = {}
+        for group in joined:
+            together = torch.cat([master.detach().to(dtype) for master in group])
+            halves.update(zip(group, together.split([len(master) for master in group]), strict=True))
         self._halves = {
-            name: torch.nn.Parameter(master.detach().to(dtype), requires_grad=master.requires_grad)
+            name: torch.nn.Parameter(
+                halves[master] if master in halves else master.detach().to(dtype),
+                requires_grad=master.requires_grad,
+            )
             for name, master in self._masters.items()
         }
         self._gradients: dict[str, torch.Tensor] = {}

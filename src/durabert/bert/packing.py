@@ -49,14 +49,10 @@ LONG: Final = 64
 class Bucket:
     """Sequences of similar length, which attention sees padded to one."""
 
-    start: int
-    """First row."""
     count: int
     """N, with some that are not there."""
     length: int
     """L."""
-    sizes_N: NDArray[np.int64]  # noqa: N815
-    """Tokens of each sequence, without those that are not there."""
     bias_N11L: torch.Tensor  # noqa: N815
     """``HIDDEN`` where nothing is, in fp32."""
 
@@ -80,21 +76,6 @@ class Rows:
     """Numbers of the rows where nothing is."""
     row_TH: torch.Tensor  # noqa: N815
     """Row of each token and head, 0 for what fills up."""
-    num_heads: int
-
-    @cached_property
-    def sources_3R(self) -> torch.Tensor:  # noqa: N802
-        """``source_R`` for queries, keys and values that lie side by side, token by token."""
-        heads = self.num_heads
-        base = self.source_R // heads * (3 * heads) + self.source_R % heads
-        return torch.cat((base, base + heads, base + 2 * heads))
-
-    @cached_property
-    def row_T3H(self) -> torch.Tensor:  # noqa: N802
-        """``row_TH`` for queries, keys and values that shall lie side by side, token by token."""
-        row_T1H = self.row_TH.view(-1, 1, self.num_heads)
-        shifts = torch.arange(3, device=row_T1H.device)[:, None] * len(self.source_R)
-        return (row_T1H + shifts).flatten()
 
 
 @dataclass(frozen=True)
@@ -247,9 +228,7 @@ def _rows(packing: Packing) -> Rows:
         sources.append(np.where(there_NHL, token_NL[:, None] * num_heads + heads[:, None], 0).ravel())
         absent.append(rows_NHL[~there_NHL])
         bias_NL = np.where(there_NL, 0, HIDDEN).astype(np.float32)
-        buckets.append(
-            Bucket(row, num_places, length, sizes[done : done + count], tensor(bias_NL)[:, None, None])
-        )
+        buckets.append(Bucket(num_places, length, tensor(bias_NL)[:, None, None]))
         done, row = done + count, row + rows_NHL.size
     return Rows(
         buckets=tuple(buckets),
@@ -257,7 +236,6 @@ def _rows(packing: Packing) -> Rows:
         source_R=tensor(np.concatenate(sources)),
         absent=tensor(np.concatenate(absent)),
         row_TH=tensor(row_TH.ravel()),
-        num_heads=num_heads,
     )
 
 
