@@ -78,6 +78,10 @@ def sum_rows(values, total, threads=ALONE):
     kernels.sum_rows(threads, values, total)
 
 
+def draw(mask, threads=ALONE):
+    kernels.draw(threads, *SITE, mask.reshape(-1))
+
+
 def move(weight, change, first, second):
     numbers = [np.float32(number) for number in (0.7, 0.999, 1e-3, 1.3)]
     adamw._move(weight, change, first, second, None, *numbers)
@@ -102,6 +106,7 @@ CASES = {
     ),
     "attend": (attend, {"projected": PROJECTED, "out": TOKENS}),
     "attend_back": (attend_back, {"gradient": TOKENS, "projected": PROJECTED, "change": PROJECTED}),
+    "draw": (draw, {"mask": ROWS}),
     "sum_rows": (sum_rows, {"values": ROWS, "total": (WIDTH,)}),
     "move": (move, dict.fromkeys(("weight", "change", "first", "second"), (WIDTH,))),
 }  # fmt: skip

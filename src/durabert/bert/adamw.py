@@ -225,10 +225,11 @@ class CpuAdamW:
                 state["step"] = torch.zeros(())
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-        counts = [self.state[parameter]["step"] for parameter in parameters]
-        # One by one it takes as long as a product.
-        torch._foreach_add_(counts, 1)
-        return dict(zip(parameters, map(int, torch.stack(counts).tolist()), strict=True))
+        # Through numpy: torch takes as long for all of them as for a product.
+        counts = [self.state[parameter]["step"].numpy() for parameter in parameters]
+        for count in counts:
+            np.add(count, 1, out=count)
+        return dict(zip(parameters, map(int, counts), strict=True))
 
     def _move_rows(self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: Numbers) -> None:
         state = self.state[parameter]

@@ -30,6 +30,7 @@ def make_ready() -> None:
         attention_kernels.attend(team(), projected, *given, rows[0])
         attention_kernels.attend_backward(team(), rows[0], projected, *given, np.zeros((2, 48), dtype))
         kernels.sum_rows(team(), rows[0], np.zeros(16, np.float32))
+        kernels.draw(team(), *site, rows[0, 0])
     adamw.make_ready()
 
 

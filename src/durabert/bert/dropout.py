@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from durabert.bert.determinism import Draw, stream
+from durabert.bert.kernels import array_of, draw
+from durabert.bert.threads import team
+from durabert.bert.vectors import LANES
 
 LEVELS_ON_GPU: Final = 1 << 32
 """A draw has 32 bits there."""
@@ -43,15 +46,17 @@ class Masks:
         self._source = np.random.Philox(stream(seed, Draw.MASK, step, micro_batch))
 
     def draw(self, shape: torch.Size, p: float, dtype: torch.dtype) -> torch.Tensor:
-        """Return a tensor that is 0 with probability ``p`` and 1 / (1 - ``p``) otherwise."""
-        count = shape.numel()
-        bits = self._source.random_raw(-(-count // 4)).view(np.int16)[:count]
-        dropped = round(p * LEVELS)
-        if dropped == LEVELS:
-            return torch.zeros(shape, dtype=dtype)
-        kept = torch.from_numpy(bits) >= dropped - LEVELS // 2
-        scale = torch.tensor(LEVELS / (LEVELS - dropped), dtype=dtype)
-        return torch.where(kept, scale, torch.zeros((), dtype=dtype)).view(shape)
+        """Return a tensor that is 0 with probability ``p`` and 1 / (1 - ``p``) otherwise.
+
+        Args:
+            shape: of the tensor.
+            p: a multiple of 1 / ``LEVELS``, else it is rounded to one.
+            dtype: float32 or bfloat16.
+        """
+        site, count = self.site(p), shape.numel()
+        mask = torch.empty(-(-count // LANES) * LANES, dtype=dtype)
+        draw(team(), *site.key, site.dropped, site.scale, array_of(mask))
+        return mask[:count].view(shape)
 
     def site(self, p: float) -> Site:
         """Return the next place; it takes one draw of 64 bits."""

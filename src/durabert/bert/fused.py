@@ -71,8 +71,9 @@ def _forward(
         return type(layer).forward(layer, hidden_1TF, *others, **given)
     how = make(layer, packing, masks, number=number, first_only=first_only)
     run: Any = _Layer.apply if torch.is_grad_enabled() else _without_gradient
-    out_TF: torch.Tensor = run(hidden_1TF[0], how, *_weights(layer))
-    return out_TF[None]
+    # By views: an index would have its gradient copied into a batch of zeros.
+    out_TF: torch.Tensor = run(hidden_1TF.squeeze(0), how, *_weights(layer))
+    return out_TF.unsqueeze(0)
 
 
 def _weights(layer: Any) -> tuple[torch.Tensor, ...]:

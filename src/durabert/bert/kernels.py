@@ -184,6 +184,19 @@ def _sum_rows(number, of, values_TF, sum_F):
             store(sum_F, f, plus(loaded(sum_F, f), loaded(values_TF, t * width + f)))
 
 
+@njit(**OPTIONS, _nrt=False)
+def _draw(number, of, key0, key1, dropped, kept_scale, mask_X):
+    begin, end = share(len(mask_X) // LANES, number, of)
+    for place in range(begin * LANES, end * LANES, LANES):
+        store(mask_X, place, kept(np.uint32(place), key0, key1, dropped, kept_scale))
+
+
+@njit(**OPTIONS)
+def draw(team, *arguments):
+    """Write what dropout multiplies values by, whole vectors of them."""
+    on_team(_draw, team, arguments)
+
+
 @njit(**OPTIONS)
 def sum_rows(team, *arguments):
     """Add all rows to ``sum_F``, in float32."""
