@@ -12,7 +12,7 @@ import pytest
 
 from tests.shell import Shell, write_reviews
 
-FAST = ("--batch-size", 8, "--lr", "5e-3", "--max-length", 32, "--epochs", 2)
+FAST = ("--batch-size", 8, "--lr", "5e-3", "--max-length", 32, "--epochs", 6)
 
 
 @pytest.fixture(scope="module")
