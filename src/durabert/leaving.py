@@ -22,6 +22,7 @@ NAME: Final = "tokio-rt-worker"
 SETTLE_SECONDS: Final = 0.01
 """In which a thread leaves if the processor is free."""
 LONGEST_SECONDS: Final = 2.0
+"""For threads that a program keeps busy until its end."""
 
 
 @functools.cache
@@ -32,16 +33,18 @@ def let_threads_leave_first() -> None:
 
 def leave(code: int) -> NoReturn:
     """End this process as ``sys.exit`` does, but without tearing the interpreter down."""
+    # Nothing that they do can hinder what follows.
+    atexit.unregister(_until_threads_sleep)
     atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing does, and there is no other way
     try:
         sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:
         # Whoever reads has enough.
         code = code or 1
     except OSError as error:
-        sys.stderr.write(f"durabert: the output cannot be written: {error.strerror}\n")
+        os.write(2, f"durabert: the output cannot be written: {error.strerror}\n".encode())
         code = code or 1
-    sys.stderr.flush()
     os._exit(code)
 
 

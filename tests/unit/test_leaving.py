@@ -7,7 +7,7 @@ import sys
 import pytest
 
 STUCK = """
-import atexit, sys, time
+import atexit, sys
 from durabert.leaving import leave
 
 class Stuck:
