@@ -44,7 +44,8 @@ from durabert.bert.vectors import (
 LONGEST: Final = 128
 """Tokens of a sequence at most, and values of a head: what is computed of it is to stay in a core's cache."""
 PLACES: Final = 8
-"""Matrices of a thread."""
+"""Matrices of a thread: queries, keys, values, keys transposed, weights; on the way back also the gradient
+of what is attended to, values transposed, gradients of weights."""
 PLACE: Final = LONGEST * LONGEST + 17 * LANES
 """Values of each; no power of two, as a cache does not hold many values that are so far apart."""
 
@@ -157,6 +158,31 @@ def _drop_back(
             store(weight_LW, first + j, times(weight, factor))
 
 
+@register_jitable(**INLINED)
+def _weigh(one, projected_T3F, start_N, num_heads, most_rows, scaling, memory):
+    """Take a head of a sequence, and compute the weights by which its tokens see each other.
+
+    Returns:
+        The head, the first token, how many there are, how many of them attend, and that in whole vectors how
+        many there are.
+    """
+    size = projected_T3F.shape[1] // 3
+    width = size // num_heads
+    query, key, value, keys, weights = memory[0], memory[1], memory[2], memory[3], memory[4]
+    # Head by head, as the sequences are sorted by length and a thread shall not get the longest ones.
+    head, n = divmod(one, len(start_N) - 1)
+    start, length = start_N[n], start_N[n + 1] - start_N[n]
+    rows, wide = min(length, most_rows), (length + LANES - 1) // LANES * LANES
+    column = head * width
+    _take(projected_T3F, start, rows, column, width, 0, query)
+    _take(projected_T3F, start, length, size + column, width, wide, key)
+    _take(projected_T3F, start, length, 2 * size + column, width, wide, value)
+    _turn(key, width, wide, keys)
+    _multiply(query, width, 1, rows, width, keys, wide, weights, 0, wide)
+    _soften(weights, rows, length, wide, scaling)
+    return head, start, length, rows, wide
+
+
 @njit(**OPTIONS, _nrt=False)
 def _attend(
     number, of, memory, projected_T3F, start_N, num_heads, most_rows, scaling, key0, key1, dropped,
@@ -164,24 +190,16 @@ def _attend(
 ):  # fmt: skip
     size = out_TF.shape[1]
     width = size // num_heads
-    query, key, value = memory[number, 0], memory[number, 1], memory[number, 2]
-    keys, weights = memory[number, 3], memory[number, 4]
+    value, weights = memory[number, 2], memory[number, 4]
     begin, end = share(num_heads * (len(start_N) - 1), number, of)
     for one in range(begin, end):
-        # Head by head, as the sequences are sorted by length and a thread shall not get the longest ones.
-        head, n = divmod(one, len(start_N) - 1)
-        start, length = start_N[n], start_N[n + 1] - start_N[n]
-        rows, wide = min(length, most_rows), (length + LANES - 1) // LANES * LANES
-        column = head * width
-        _take(projected_T3F, start, rows, column, width, 0, query)
-        _take(projected_T3F, start, length, size + column, width, wide, key)
-        _take(projected_T3F, start, length, 2 * size + column, width, 0, value)
-        _turn(key, width, wide, keys)
-        _multiply(query, width, 1, rows, width, keys, wide, weights, 0, wide)
-        _soften(weights, rows, length, wide, scaling)
+        head, start, length, rows, wide = _weigh(
+            one, projected_T3F, start_N, num_heads, most_rows, scaling, memory[number]
+        )
         if dropped:
             _drop(weights, rows, wide, start, num_heads, head, key0, key1, dropped, kept_scale)
-        _multiply(weights, wide, 1, rows, length, value, width, out_TF, start * size + column, size)
+        place = start * size + head * width
+        _multiply(weights, wide, 1, rows, length, value, width, out_TF, place, size)
 
 
 @njit(**OPTIONS, _nrt=False)
@@ -191,24 +209,16 @@ def _attend_backward(
 ):  # fmt: skip
     size = gradient_TF.shape[1]
     width = size // num_heads
-    query, key, value = memory[number, 0], memory[number, 1], memory[number, 2]
-    keys, weights = memory[number, 3], memory[number, 4]
+    query, key, value, weights = memory[number, 0], memory[number, 1], memory[number, 2], memory[number, 4]
     out, values, changes = memory[number, 5], memory[number, 6], memory[number, 7]
     begin, end = share(num_heads * (len(start_N) - 1), number, of)
     for one in range(begin, end):
-        # Head by head, as the sequences are sorted by length and a thread shall not get the longest ones.
-        head, n = divmod(one, len(start_N) - 1)
-        start, length = start_N[n], start_N[n + 1] - start_N[n]
-        rows, wide = min(length, most_rows), (length + LANES - 1) // LANES * LANES
+        head, start, length, rows, wide = _weigh(
+            one, projected_T3F, start_N, num_heads, most_rows, scaling, memory[number]
+        )
         column = head * width
-        _take(projected_T3F, start, rows, column, width, 0, query)
-        _take(projected_T3F, start, length, size + column, width, wide, key)
-        _take(projected_T3F, start, length, 2 * size + column, width, wide, value)
         _take(gradient_TF, start, rows, column, width, 0, out)
-        _turn(key, width, wide, keys)
         _turn(value, width, wide, values)
-        _multiply(query, width, 1, rows, width, keys, wide, weights, 0, wide)
-        _soften(weights, rows, length, wide, scaling)
         _multiply(out, width, 1, rows, width, values, wide, changes, 0, wide)
         _drop_back(
             changes, weights, rows, wide, start, num_heads, head, scaling, key0, key1, dropped, kept_scale

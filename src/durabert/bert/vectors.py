@@ -61,18 +61,23 @@ def _floats(number: float) -> ir.Constant:
     return ir.Constant(_FLOATS, [number] * LANES)
 
 
+def _address(context, builder, array_type, array, index):
+    """Return the address of a value of an array."""
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
 def _place(context, builder, array_type, array, index, kind):
     """Return the address of a vector in an array, and its alignment, which is that of one value."""
-    data = context.make_array(array_type)(context, builder, array).data
-    address = builder.gep(data, [index])
+    address = _address(context, builder, array_type, array, index)
     return builder.bitcast(address, kind.as_pointer()), 2 if kind is _HALVES else 4
 
 
-def _tree(builder, vector, combine: Callable[[Any, Any], Any]):
+def _tree(builder, vector, combine: Callable[[ir.IRBuilder, Any, Any], Any]):
     """Combine all values of a vector, in the same order each time."""
     for distance in (8, 4, 2, 1):
         order = [(lane + distance) % LANES for lane in range(LANES)]
-        vector = combine(vector, builder.shuffle_vector(vector, vector, ir.Constant(_WORDS, order)))
+        turned = builder.shuffle_vector(vector, vector, ir.Constant(_WORDS, order))
+        vector = combine(builder, vector, turned)
     return builder.extract_element(vector, ir.IntType(32)(0))
 
 
@@ -92,8 +97,8 @@ def spread_from(_, array, index):
 
     def generate(context, builder, signature, arguments):
         array, index = arguments
-        data = context.make_array(signature.args[0])(context, builder, array).data
-        return _splat(builder, builder.load(builder.gep(data, [index])), _FLOATS)
+        value = builder.load(_address(context, builder, signature.args[0], array, index))
+        return _splat(builder, value, _FLOATS)
 
     return _VECTOR(array, types.int64), generate
 
@@ -183,44 +188,28 @@ def plus_product(_, total, one, other):
     return _VECTOR(_VECTOR, _VECTOR, _VECTOR), generate
 
 
-@intrinsic
-def plus(_, one, other):
-    """Return the sums of two vectors."""
+def _of_two(operation: Callable[[ir.IRBuilder, Any, Any], Any]):
+    """Return what combines the values of two vectors one by one."""
 
-    def generate(_context, builder, _signature, arguments):
-        return builder.fadd(*arguments)
+    @intrinsic
+    def combine(_, one, other):
+        def generate(_context, builder, _signature, arguments):
+            return operation(builder, *arguments)
 
-    return _VECTOR(_VECTOR, _VECTOR), generate
+        return _VECTOR(_VECTOR, _VECTOR), generate
 
-
-@intrinsic
-def minus(_, one, other):
-    """Return the differences of two vectors."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.fsub(*arguments)
-
-    return _VECTOR(_VECTOR, _VECTOR), generate
+    return combine
 
 
-@intrinsic
-def times(_, one, other):
-    """Return the products of two vectors."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.fmul(*arguments)
-
-    return _VECTOR(_VECTOR, _VECTOR), generate
+def _larger(builder, one, other):
+    """Return the larger value; the second where either is no number."""
+    return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
 
-@intrinsic
-def larger(_, one, other):
-    """Return the larger ones of two vectors; the second where either is no number."""
-
-    def generate(_context, builder, _signature, arguments):
-        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
-
-    return _VECTOR(_VECTOR, _VECTOR), generate
+plus: Final = _of_two(ir.IRBuilder.fadd)
+minus: Final = _of_two(ir.IRBuilder.fsub)
+times: Final = _of_two(ir.IRBuilder.fmul)
+larger: Final = _of_two(_larger)
 
 
 @intrinsic
@@ -228,11 +217,7 @@ def largest(_, vector):
     """Return the largest value of a vector."""
 
     def generate(_context, builder, _signature, arguments):
-        return _tree(
-            builder, arguments[0], lambda one, other: builder.select(
-                builder.fcmp_ordered(">", one, other), one, other
-            ),
-        )  # fmt: skip
+        return _tree(builder, arguments[0], _larger)
 
     return types.float32(_VECTOR), generate
 
@@ -242,7 +227,7 @@ def total(_, vector):
     """Return the sum of the values of a vector."""
 
     def generate(_context, builder, _signature, arguments):
-        return _tree(builder, arguments[0], builder.fadd)
+        return _tree(builder, arguments[0], ir.IRBuilder.fadd)
 
     return types.float32(_VECTOR), generate
 
