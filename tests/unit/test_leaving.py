@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -42,8 +43,8 @@ named.wait()
 def python(script: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", script],
-        **{"stdout": subprocess.PIPE, **options}, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONUNBUFFERED": ""},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}, text=True, timeout=60,
+        check=False, env={**os.environ, "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
 
 
@@ -54,6 +55,28 @@ def test_a_command_says_all_and_tears_nothing_down(ending, code, torn_down):
     done = python(STUCK + ending)
 
     assert (done.returncode, done.stdout, done.stderr) == (code, "said and the last word", torn_down)
+
+
+def test_the_command_line_leaves_so():
+    [command] = metadata.entry_points(group="console_scripts", name="durabert")
+    module, _, function = command.value.partition(":")
+
+    done = python(
+        STUCK + f"import {module}\nsys.argv = ['durabert', 'no-such-command']\n{module}.{function}()"
+    )
+
+    assert (done.returncode, done.stdout) == (2, "said and the last word")
+    assert done.stderr.startswith("durabert: no such command 'no-such-command'")
+    assert "torn down" not in done.stderr
+
+
+def test_nobody_who_reads_keeps_a_command_from_leaving():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = python(STUCK + "sys.stderr.write('unread')\nleave(3)", stdout=writer, stderr=writer)
+    os.close(writer)
+
+    assert done.returncode == 3
 
 
 def test_what_cannot_be_printed_is_told():
