@@ -16,7 +16,6 @@ from temporalio.service import RPCError
 
 from durabert.contract import DEFAULT_TASK_QUEUE
 from durabert.errors import EngineUnavailable, SpecInvalid
-from durabert.leaving import let_threads_leave_first
 from durabert.wire import data_converter
 
 CONNECT_LIMIT: Final = timedelta(seconds=10)
@@ -76,7 +75,6 @@ async def connect(profile: ClientConfigProfile) -> Client:
     Raises:
         EngineUnavailable: nothing answers at the address within 10 s, or it refuses.
     """
-    let_threads_leave_first()
     config = profile.to_client_connect_config()
     config.setdefault("namespace", "default")
     limit = CONNECT_LIMIT.total_seconds()

@@ -18,7 +18,6 @@ from durabert.activities.registry import RegistryActivities
 from durabert.activities.sweeps import SweepActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
-from durabert.leaving import let_threads_leave_first
 from durabert.store.location import store_url
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
@@ -68,7 +67,6 @@ class DurabertPlugin(SimplePlugin):
     def __init__(
         self, *, home: Path | None = None, store: str | None = None, slots: DeviceSlots | None = None
     ) -> None:
-        let_threads_leave_first()
         home = home_directory(home)
         store = store_url(store, home=home)
         self._slots = slots or DeviceSlots.detect()

@@ -16,7 +16,11 @@ from temporalio.converter import (
 )
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from durabert.leaving import let_threads_leave_first
 from durabert.specs import spec_invalid
+
+# Whoever wants the converter talks to Temporal, be it by a replayer of their own.
+let_threads_leave_first()
 
 
 @functools.cache

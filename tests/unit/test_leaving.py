@@ -22,7 +22,7 @@ sys.stdout.write("said")
 """
 BUSY = """
 import ctypes, os, threading, time
-from durabert.leaving import THREADS, let_threads_leave_first
+from durabert.leaving import let_threads_leave_first
 
 def work():
     ctypes.CDLL(None).prctl(15, b"{name}")
@@ -32,8 +32,7 @@ def work():
         pass
     os.write(1, b"left")
 
-let_threads_leave_first()
-let_threads_leave_first()
+{begin}
 named = threading.Event()
 threading.Thread(target=work, daemon=True).start()
 named.wait()
@@ -88,8 +87,17 @@ def test_what_cannot_be_printed_is_told():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the threads of a process are listed on Linux")
-@pytest.mark.parametrize(("name", "waited_for"), [("tokio-rt-worker", "left"), ("of-somebody-else", "")])
-def test_a_program_waits_for_threads_of_the_sdk_alone(name, waited_for):
-    done = python(BUSY.replace("{name}", name))
+@pytest.mark.parametrize(
+    ("begin", "name", "waited_for"),
+    [
+        ("let_threads_leave_first()", "tokio-rt-worker", "left"),
+        ("let_threads_leave_first(); let_threads_leave_first()", "tokio-rt-worker", "left"),
+        ("let_threads_leave_first()", "of-somebody-else", ""),
+        ("from durabert.wire import data_converter", "tokio-rt-worker", "left"),
+        ("", "tokio-rt-worker", ""),
+    ],
+)
+def test_a_program_that_talks_to_temporal_waits_for_threads_of_the_sdk_alone(begin, name, waited_for):
+    done = python(BUSY.replace("{begin}", begin).replace("{name}", name))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, waited_for, "")
