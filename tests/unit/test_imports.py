@@ -105,3 +105,19 @@ def test_the_package_root_loads_neither_temporal_nor_torch():
     )
 
     assert done.stdout.strip() == "set()"
+
+
+def test_a_help_text_loads_nothing_that_only_commands_need():
+    code = """
+import sys
+from durabert.cli.app import app
+app(["--help"], standalone_mode=False)
+print({"asyncio", "pydantic", "rich", "temporalio", "torch"} & set(sys.modules))
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert "Durable fine-tuning of BERT-family models" in done.stdout
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from durabert.cli.audit_report import facts_of, markdown
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.cli.verify import shown_on
 from durabert.client import Client
 from durabert.client.auditing import history_record

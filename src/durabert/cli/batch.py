@@ -10,7 +10,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.cli.train import announce_start, given
 from durabert.cli.waiting import SHOW_INTERVAL, until_detached, with_progress
 from durabert.client import Client

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from durabert.chaos import SCENARIOS, Bench, chosen, run_all
 from durabert.cli.operate import require_training_parts
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.client.locating import located_model
 from durabert.specs import FineTuneConfig
 

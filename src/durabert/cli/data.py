@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
 
 from durabert.cli.options import Json
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.errors import ArtifactDamaged
 
 if TYPE_CHECKING:
@@ -69,6 +65,9 @@ def add(
 @app.command("list")
 def list_all(json: Json = False) -> None:
     """List all snapshots."""
+    from rich import box
+    from rich.table import Table
+
     snapshots = _snapshots()
     found = []
     for one in snapshots.ids():
@@ -213,6 +212,9 @@ def _facts(snapshots: SnapshotStore, snapshot: str) -> dict[str, Any]:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.completed:.0f}"))
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

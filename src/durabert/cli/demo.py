@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_outcome, print_predictions, put, say
+from durabert.cli.output import put, say
+from durabert.cli.render import print_outcome, print_predictions
 from durabert.cli.train import spec_from_options
 from durabert.client import Client
 from durabert.engine import home_directory

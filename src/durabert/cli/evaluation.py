@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from durabert.cli.follow import follow_evaluation
 from durabert.cli.measures import print_evaluation
-from durabert.cli.render import print_json, say
+from durabert.cli.output import print_json, say
 from durabert.cli.train import assigned, given
 from durabert.client import Client
 from durabert.client.locating import located_evaluation

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from durabert.cli.follow import follow_export
-from durabert.cli.render import print_export, print_json, say
+from durabert.cli.output import print_json, say
+from durabert.cli.render import print_export
 from durabert.client import Client
 from durabert.client.locating import located_export
 from durabert.client.naming import resolved

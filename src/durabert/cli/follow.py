@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from durabert.cli.render import say
+from durabert.cli.output import say
 from durabert.cli.waiting import SHOW_INTERVAL, until_detached, until_interrupted, with_progress
 from durabert.errors import DurabertError, UserError
 from durabert.specs import Wire

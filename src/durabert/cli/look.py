@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING
 
 from durabert.cli import batch, sweep
 from durabert.cli.follow import exit_code, follow_experiment
+from durabert.cli.output import print_json, put, say
 from durabert.cli.render import (
     errors,
     print_details,
     print_experiment,
-    print_json,
     print_outcome,
-    put,
     runs_table,
-    say,
 )
 from durabert.client import Client, SweepView
 from durabert.client.naming import resolved

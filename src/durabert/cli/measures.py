@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich import box
 from rich.table import Table
 
-from durabert.cli.render import put, say
+from durabert.cli.output import put, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

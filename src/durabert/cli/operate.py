@@ -8,7 +8,7 @@ from datetime import timedelta
 import typer
 from pydantic import Field
 
-from durabert.cli.render import print_json, say
+from durabert.cli.output import print_json, say
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import EngineInfo, home_directory, running, serve

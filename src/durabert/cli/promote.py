@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.table import Table
 
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.cli.train import announce_start, assigned, given
 from durabert.client import Client
 from durabert.client.identity import who

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from durabert.cli.render import print_json
+from durabert.cli.output import print_json
 from durabert.client import Client
 from durabert.client.replaying import ReplayReport, read_history, replay
 from durabert.errors import DataInvalid, DataNotFound

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from durabert.cli.output import print_json, put, say
 from durabert.cli.reading import read_recorded
-from durabert.cli.render import print_json, put, say
 from durabert.client import Client
 from durabert.client.sweeps import NOBODY_ANSWERS, sweep_spec
 from durabert.errors import OutputInUse, RunNotFound, RunNotUsable

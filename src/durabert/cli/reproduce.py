@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_json, print_outcome, put, say
+from durabert.cli.output import print_json, put, say
+from durabert.cli.render import print_outcome
 from durabert.cli.train import announce_start
 from durabert.cli.verify import table_of
 from durabert.client import Client

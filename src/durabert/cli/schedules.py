@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from durabert.cli.follow import follow_experiment
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.cli.train import announce_start, assigned
 from durabert.client import Client
 from durabert.client.identity import who

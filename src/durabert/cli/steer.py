@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from durabert.cli import sweep
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_json, print_outcome, say
+from durabert.cli.output import print_json, say
+from durabert.cli.render import print_outcome
 from durabert.cli.train import announce_start
 from durabert.cli.waiting import how_to_go_on
 from durabert.client import Client, SweepView

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from durabert.cli.options import Json
-from durabert.cli.render import print_json, put, say
+from durabert.cli.output import print_json, put, say
 from durabert.errors import SpecInvalid
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from durabert.cli.render import print_json, say
+from durabert.cli.output import print_json, say
 from durabert.cli.sweep_table import print_sweep, trial_score
 from durabert.cli.train import announce_start, given, name_by_content, toml_document
 from durabert.cli.waiting import SHOW_INTERVAL, how_to_go_on, until_detached

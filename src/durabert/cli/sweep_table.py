@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from durabert.cli.render import put
+from durabert.cli.output import put
 from durabert.client.sweeps import NOBODY_ANSWERS
 from durabert.specs import LOWER_IS_BETTER
 from durabert.specs.trial import ranked_trials

@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from durabert.cli.output import print_json, put, say
 from durabert.cli.reading import reading_bar
-from durabert.cli.render import print_json, put, say
 from durabert.client import Client
 from durabert.client.recorded import recorded, recorded_view
 from durabert.engine import home_directory

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from durabert.cli.follow import exit_code, follow_experiment
-from durabert.cli.render import print_outcome, say
+from durabert.cli.output import say
+from durabert.cli.render import print_outcome
 from durabert.cli.waiting import how_to_go_on
 from durabert.client import Client
 from durabert.client.locating import located
