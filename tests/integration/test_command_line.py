@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from durabert.bert.quiet import quiet_libraries
-from tests.shell import Shell, write_reviews
+from tests.shell import DURABERT, Shell, write_reviews
 
 FAST = ("--epochs", 10, "--batch-size", 8, "--lr", "3e-3", "--max-length", 32)
 
@@ -279,12 +279,21 @@ def test_doctor_finds_engine_and_worker(shell):
     assert checks["model minilm"]["state"] == "ok"
 
 
-def test_help_answers_in_under_300_ms(shell):
+def waited_for_a_processor(pid: int) -> float:
+    """Return the seconds in which a process could have run, had other tests not had the processors."""
+    _, nanoseconds, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(nanoseconds) / 1e9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how long a process waited to run")
+def test_help_answers_in_under_300_ms():
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
-        shell.run("--help")
-        seconds.append(time.perf_counter() - began)
+        with subprocess.Popen([DURABERT, "--help"], stdout=subprocess.DEVNULL) as process:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            seconds.append(time.perf_counter() - began - waited_for_a_processor(process.pid))
+        assert process.returncode == 0
 
     assert min(seconds) < 0.3
 
