@@ -1,4 +1,4 @@
-"""Cancel, a killed trainer, a killed worker: how long until what was promised is so."""
+"""A new worker, cancel, a killed trainer, a killed worker: how long until what was promised is so."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.real import WorkerProcess, alive, training
 
@@ -18,6 +19,9 @@ from durabert.connection import TaskQueues, connect, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import Engine
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REPEATS = 5
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
@@ -38,6 +42,7 @@ async def _measure() -> dict[str, object]:
             temporal = await connect(plain_profile(engine.info.address))
             client = Client(temporal, queues=TaskQueues())
             start = lambda: workers.append(WorkerProcess(engine.info.address, root / "home", root / "log"))  # noqa: E731
+            begun = [await _start_worker(client, f"begun-{n}", start, workers) for n in range(REPEATS)]
             start()
             cancelled = [await _cancel(client, f"cancel-{n}") for n in range(REPEATS)]
             killed = [await _kill_trainer(client, f"trainer-{n}") for n in range(REPEATS)]
@@ -48,6 +53,7 @@ async def _measure() -> dict[str, object]:
                 worker.stop()
             engine.close()
     return {
+        "worker_started_training_seconds": summary(begun),
         "cancel_confirmed_and_process_gone_seconds": summary([sample[0] for sample in cancelled]),
         "step_seconds": summary([sample[1] for sample in cancelled]),
         "trainer_killed_training_again_seconds": summary(killed),
@@ -61,6 +67,20 @@ async def _begin(client: Client, name: str) -> int:
     assert view.progress is not None
     assert view.progress.process_id is not None
     return view.progress.process_id
+
+
+async def _start_worker(
+    client: Client, name: str, start: Callable[[], None], workers: list[WorkerProcess]
+) -> float:
+    """Return the seconds from the start of a worker, for which a run waits, until the run makes steps."""
+    await client.start(ExperimentSpec(name=name, data=DATA, runs=(CONFIG,)))
+    began = time.perf_counter()
+    start()
+    await training(client, name)
+    seconds = time.perf_counter() - began
+    await client.cancel(name)
+    workers.pop().stop()
+    return seconds
 
 
 async def _cancel(client: Client, name: str) -> tuple[float, float]:

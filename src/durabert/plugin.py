@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from temporalio.plugin import SimplePlugin
 
-from durabert import supervisor
 from durabert.activities.datasets import DatasetActivities
 from durabert.activities.devices import DeviceSlots
 from durabert.activities.evaluations import EvaluationActivities
@@ -19,6 +18,7 @@ from durabert.activities.sweeps import SweepActivities
 from durabert.activities.training import TrainingActivities
 from durabert.engine import home_directory
 from durabert.store.location import store_url
+from durabert.warming import warm_up
 from durabert.wire import data_converter
 from durabert.workflows import WORKFLOWS
 
@@ -27,25 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from temporalio.worker import WorkerConfig
-
-PRELOAD: Final = (
-    "durabert.bert",  # first: it sets how threads wait before torch reads it
-    "sklearn.metrics",
-    "scipy.special",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.bert.modeling_bert",
-    "durabert.activities.inference_jobs",
-    "durabert.activities.batch_jobs",
-    "durabert.activities.training_jobs",
-    "durabert.activities.dataset_jobs",
-    "durabert.bert.compiled",
-    "durabert.activities.export_jobs",
-    "durabert.activities.evaluation_jobs",
-    "durabert.activities.evaluation_planning",
-    "durabert.activities.registry_jobs",
-    "durabert.activities.sweep_jobs",
-)
-"""What the fork server imports once, so that a training process starts in well under a second."""
 
 HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
 """The SDK's default holds heartbeats, and with them a cancellation, back for 0.8 of the time-out."""
@@ -109,5 +90,5 @@ class DurabertPlugin(SimplePlugin):
 
 @asynccontextmanager
 async def _prepared_fork_server() -> AsyncIterator[None]:
-    supervisor.prepare(PRELOAD)
+    warm_up()
     yield

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 from durabert import errors
@@ -160,6 +161,18 @@ def modules(request, channel):
     import torch
 
     return {"at_start": at_start, "cuda": torch.cuda.is_initialized(), "sum": torch.ones(3).sum().item()}
+
+
+def garbage(request, channel):
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node
+    watched = weakref.ref(node)
+    del node
+    kept = [[] for _ in range(1_000_000)]
+    return {"collected": watched() is None and len(kept) == 1_000_000}
 
 
 def oom_score(request, channel):

@@ -22,10 +22,10 @@ from durabert.errors import (
     UnexpectedError,
 )
 from durabert.faults import VARIABLE
-from durabert.plugin import PRELOAD
 from durabert.specs import CheckpointPolicy, DataSpec, FineTuneConfig, FineTuneRequest, FineTuneResult
 from durabert.store.runs import RunStore
-from durabert.supervisor import Job, prepare, shut_down, supervise
+from durabert.supervisor import Job, shut_down, supervise
+from durabert.warming import warm_up
 from tests.real import until
 from tests.shell import write_reviews
 
@@ -41,7 +41,7 @@ STALL = timedelta(seconds=150)
 
 @pytest.fixture(scope="module", autouse=True)
 def _fork_server():
-    prepare(PRELOAD)
+    warm_up()
     yield
     shut_down()
 

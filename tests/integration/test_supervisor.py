@@ -14,6 +14,7 @@ import pytest
 
 from durabert import errors
 from durabert.supervisor import Job, prepare, shut_down, supervise
+from durabert.supervisor.launcher import launcher
 from durabert.supervisor.parent import _is_running
 
 HERE = Path(__file__).parent
@@ -388,6 +389,24 @@ async def test_a_fork_server_that_hangs_does_not_hold_up_a_cancellation(slow_imp
     assert task.cancelled()
     (slow_import / "go").touch()
     await run(job("echo"))
+
+
+def test_a_fork_server_without_a_job_is_not_waited_for_while_it_imports(slow_import, monkeypatch):
+    monkeypatch.setattr("durabert.supervisor.launcher.SECONDS_TO_LEAVE", 20)
+    while not (slow_import / "importing").exists():
+        time.sleep(0.005)
+    server = launcher._connection.process.pid
+    begin = time.monotonic()
+    shut_down()
+    assert time.monotonic() - begin < 20
+    assert_reaped(server)
+
+
+async def test_jobs_collect_garbage_although_the_fork_server_imports_without():
+    shut_down()
+    prepare(["json"])
+    assert (await run(job("garbage")))["collected"]
+    shut_down()
 
 
 async def test_a_module_that_cannot_be_preloaded_does_not_stop_the_fork_server():

@@ -97,8 +97,9 @@ def test_every_public_name_resolves():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_package_root_loads_neither_temporal_nor_torch():
-    code = "import sys, durabert; print({'torch', 'temporalio', 'pydantic'} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["durabert", "durabert.warming"])
+def test_what_is_needed_first_loads_neither_temporal_nor_torch(module):
+    code = f"import sys, {module}; print({{'torch', 'temporalio', 'pydantic'}} & set(sys.modules))"
 
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

@@ -12,10 +12,10 @@ from rich import box
 from rich.table import Table
 
 from durabert.chaos import SCENARIOS, Bench, chosen, run_all
-from durabert.cli.operate import require_training_parts
 from durabert.cli.output import print_json, put, say
 from durabert.client.locating import located_model
 from durabert.specs import FineTuneConfig
+from durabert.warming import require_training_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

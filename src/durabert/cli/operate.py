@@ -12,8 +12,9 @@ from durabert.cli.output import print_json, say
 from durabert.connection import TaskQueues, connect, explicit_profile, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
 from durabert.engine import EngineInfo, home_directory, running, serve
-from durabert.errors import DependencyMissing, EngineUnavailable
+from durabert.errors import EngineUnavailable
 from durabert.specs import Wire
+from durabert.warming import require_training_parts
 
 
 class WorkerLimits(Wire):
@@ -42,7 +43,6 @@ def worker(
     profile: str | None,
 ) -> None:
     """Host the queues until SIGTERM."""
-    require_training_parts()
     queues = [queue for queue in (train_queue, inference_queue) if queue] or _default_queues()
     asyncio.run(_work(queues, limits, profile))
 
@@ -115,15 +115,3 @@ def doctor(*, profile: str | None, as_json: bool) -> int:
 def _default_queues() -> list[str]:
     queues = TaskQueues.from_environment()
     return [queues.train, queues.inference]
-
-
-def require_training_parts() -> None:
-    """Refuse to go on without what a worker trains with.
-
-    Raises:
-        DependencyMissing: torch or transformers is not installed.
-    """
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None or find_spec("transformers") is None:
-        raise DependencyMissing("what a worker trains with (torch, transformers)", extra="worker")

@@ -21,7 +21,7 @@ from durabert.supervisor.protocol import Job, encoded
 
 FRESH_INTERPRETER: Final = sys.platform == "darwin"
 SECONDS_TO_LEAVE: Final = 1.0
-"""What a fork server has to end by itself; one that is still importing does not hear that it should."""
+"""What a fork server has to end its children; one that is still importing does not hear that it should."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,12 @@ class Launched:
         os.close(self.status)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Connection:
     process: subprocess.Popen[bytes]
     requests: socket.socket
+    has_jobs: bool = False
+    """Whether it was ever asked for a child."""
 
     @classmethod
     def opened(cls) -> _Connection:
@@ -64,6 +66,7 @@ class _Connection:
         return cls(process, ours)
 
     def send(self, spec: dict[str, Any], *descriptors: int) -> None:
+        self.has_jobs = self.has_jobs or bool(descriptors)
         # A file takes a request of any size at once, even while the server is busy importing.
         with _unnamed_file() as file:
             file.write(encoded(spec))
@@ -72,8 +75,9 @@ class _Connection:
 
     def close(self) -> None:
         self.requests.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(SECONDS_TO_LEAVE)
+        if self.has_jobs:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(SECONDS_TO_LEAVE)
         self.process.kill()
         self.process.wait()
 

@@ -20,6 +20,11 @@ def worker(
     profile: Profile = None,
 ) -> None:
     """Run a worker until SIGTERM; give one queue option to host only that queue."""
+    from durabert.warming import require_training_parts, warm_up
+
+    require_training_parts()
+    warm_up()
+    # Only then, as it imports Temporal's SDK.
     from durabert.cli import operate
 
     limits = operate.WorkerLimits.parse({"slots": slots, "drain_seconds": drain_seconds})
