@@ -28,6 +28,11 @@ LONGEST_SECONDS: Final = 2.0
 @functools.cache
 def let_threads_leave_first() -> None:
     """Have this process wait at its end until the threads of the SDK sleep; a second time does nothing."""
+    from temporalio import workflow
+
+    # There modules are imported again, with little of Python; outside of it this one was imported before.
+    if workflow.unsafe.in_sandbox():
+        return
     atexit.register(_until_threads_sleep)
 
 

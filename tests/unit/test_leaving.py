@@ -101,3 +101,36 @@ def test_a_program_that_talks_to_temporal_waits_for_threads_of_the_sdk_alone(beg
     done = python(BUSY.replace("{begin}", begin).replace("{name}", name))
 
     assert (done.returncode, done.stdout, done.stderr) == (0, waited_for, "")
+
+
+OWN_WORKFLOW = """
+from temporalio import workflow
+from durabert.wire import data_converter
+
+@workflow.defn
+class Own:
+    @workflow.run
+    async def run(self) -> None:
+        pass
+"""
+SANDBOXED = """
+import asyncio
+from own import Own
+from temporalio import workflow
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
+
+async def main():
+    definition = workflow._Definition.must_from_class(Own)
+    SandboxedWorkflowRunner().prepare_workflow(definition)
+
+asyncio.run(main())
+"""
+
+
+def test_a_module_of_a_workflow_that_wants_the_converter_is_imported_in_its_sandbox(tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text(OWN_WORKFLOW)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    done = python(SANDBOXED)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -223,4 +223,7 @@ def dropout_add_norm_backward(team, *arguments):
     on_team(_dropout_add_norm_backward, team, arguments)
     sums_C3F = arguments[-1]
     for chunk in range(1, len(sums_C3F)):
-        sums_C3F[0] += sums_C3F[chunk]
+        # One by one: a sum of arrays takes numba seconds to compile.
+        for row in range(3):
+            for f in range(sums_C3F.shape[2]):
+                sums_C3F[0, row, f] += sums_C3F[chunk, row, f]

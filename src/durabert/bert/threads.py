@@ -76,19 +76,6 @@ os.register_at_fork(after_in_child=_leave_team)
 
 
 @register_jitable(inline="always")
-def on_team(kernel, team, arguments):
-    """Call a kernel once on each thread of a team; inside of kernels.
-
-    The kernel takes the number of the thread, how many there are, and the arguments. It raises and returns
-    nothing.
-    """
-    if team[3] == 1:
-        kernel(0, 1, *arguments)
-    else:
-        _begin(kernel, team, arguments)
-
-
-@register_jitable(inline="always")
 def share(size, number, of):
     """Return where the part of a thread begins and ends; inside of kernels."""
     return size * number // of, size * (number + 1) // of
@@ -108,34 +95,52 @@ def _addresses() -> tuple[int, int, int] | None:
 
 
 @intrinsic
-def _begin(typing_context, kernel, team, arguments):
-    """Call the kernel on each thread; the arguments lie where all of them see them."""
+def on_team(typing_context, kernel, team, arguments):
+    """Call a kernel once on each thread of a team; inside of kernels.
+
+    The kernel takes the number of the thread, how many there are, and the arguments, which lie where all
+    threads see them. It raises and returns nothing.
+    """
     signature = types.void(kernel, team, arguments)
     inner = kernel.get_call_type(typing_context, (types.int64, types.int64, *arguments), {})
 
     def generate(context, builder, _, values):
         _, packed_team, packed = values
-        begin, number, count, wanted = cgutils.unpack_tuple(builder, packed_team)
         compiled = kernel.dispatcher.get_compile_result(inner)
         context.active_code_library.add_linking_library(compiled.library)
-        shown = ir.LiteralStructType([packed.type, number.type, count.type])
-        thread = _of_a_thread(context, builder.module, compiled.fndesc, inner, shown)
-        place = cgutils.alloca_once(builder, shown)
-        for index, value in enumerate((packed, number, count)):
-            builder.store(value, cgutils.gep_inbounds(builder, place, 0, index))
-        call = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, _WORD, _WORD])
-        builder.call(
-            builder.inttoptr(begin, call.as_pointer()),
-            [
-                builder.bitcast(thread, cgutils.voidptr_t),
-                builder.bitcast(place, cgutils.voidptr_t),
-                builder.trunc(wanted, _WORD),
-                ir.Constant(_WORD, 0),
-            ],
-        )
+        *functions, wanted = cgutils.unpack_tuple(builder, packed_team)
+        one = wanted.type(1)
+        with builder.if_else(builder.icmp_signed("==", wanted, one)) as (is_alone, has_others):
+            with is_alone:
+                given = [wanted.type(0), one, *cgutils.unpack_tuple(builder, packed)]
+                context.call_internal_no_propagate(builder, compiled.fndesc, inner, given)
+            with has_others:
+                _begin(context, builder, compiled.fndesc, inner, functions, wanted, packed)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+def _begin(
+    context: Any, builder: Any, kernel: Any, signature: Any, functions: list[Any], wanted: Any, packed: Any
+) -> None:
+    """Write the call that has a team begin, and waits for it."""
+    begin, number, count = functions
+    shown = ir.LiteralStructType([packed.type, number.type, count.type])
+    thread = _of_a_thread(context, builder.module, kernel, signature, shown)
+    place = cgutils.alloca_once(builder, shown)
+    for index, value in enumerate((packed, number, count)):
+        builder.store(value, cgutils.gep_inbounds(builder, place, 0, index))
+    call = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, cgutils.voidptr_t, _WORD, _WORD])
+    builder.call(
+        builder.inttoptr(begin, call.as_pointer()),
+        [
+            builder.bitcast(thread, cgutils.voidptr_t),
+            builder.bitcast(place, cgutils.voidptr_t),
+            builder.trunc(wanted, _WORD),
+            ir.Constant(_WORD, 0),
+        ],
+    )
 
 
 def _of_a_thread(context: Any, module: Any, kernel: Any, signature: Any, shown: Any) -> Any:
