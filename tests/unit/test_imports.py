@@ -122,3 +122,24 @@ print({"asyncio", "pydantic", "rich", "temporalio", "torch"} & set(sys.modules))
 
     assert "Durable fine-tuning of BERT-family models" in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_worker_warms_up_before_it_imports_the_sdk():
+    code = """
+import sys
+from durabert import warming
+
+def warm_up():
+    print({"temporalio", "torch"} & set(sys.modules), flush=True)
+    sys.exit(3)
+
+warming.warm_up = warm_up
+from durabert.cli.app import app
+app(["worker"])
+"""
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (3, "set()\n"), done.stderr

@@ -1,4 +1,4 @@
-"""``durabert worker``, ``up``, ``chaos`` and ``doctor``: parsing only."""
+"""``durabert worker``, ``up``, ``chaos`` and ``doctor``: parsing, and a worker's head start."""
 
 from __future__ import annotations
 
