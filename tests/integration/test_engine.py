@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -379,6 +381,17 @@ async def test_finished_runs_are_kept_for_ten_years(tmp_path):
             DescribeNamespaceRequest(namespace="default")
         )
         assert answer.config.workflow_execution_retention_ttl == Duration(seconds=3650 * 24 * 3600)
+        # The first that a new home has, before anything in the server looks at its namespace again.
+        run = await client.start_workflow("Any", id="run", task_queue="nobody")
+        await run.terminate()
+        eventually(lambda: max(_timers(tmp_path)) > datetime.now(UTC) + timedelta(days=3600))
+
+
+def _timers(home: Path) -> list[datetime]:
+    """Return when the server is going to do something, such as to drop what has finished."""
+    with contextlib.closing(sqlite3.connect(f"file:{Home(home).database}?mode=ro", uri=True)) as database:
+        rows = database.execute("SELECT visibility_timestamp FROM timer_tasks").fetchall()
+    return [datetime.fromisoformat(time[:19]).replace(tzinfo=UTC) for (time,) in rows]
 
 
 def test_a_damaged_database_is_reported_and_left_as_it_is(home):

@@ -29,16 +29,18 @@ def answers(http_address: str) -> bool:
     return True
 
 
-def keep_finished_runs(http_address: str) -> None:
-    """Raise the retention of a running server to ten years.
+def keep_finished_runs(http_address: str) -> bool:
+    """Raise the retention of a running server to ten years, and return whether it had been less.
 
     Raises:
         EngineUnavailable: the server did not do it.
     """
     current = _call(http_address, "GET", _NAMESPACE_PATH)["config"]["workflowExecutionRetentionTtl"]
-    if float(current.removesuffix("s")) < RETENTION_SECONDS:
-        config = {"workflowExecutionRetentionTtl": f"{RETENTION_SECONDS}s"}
-        _call(http_address, "POST", f"{_NAMESPACE_PATH}/update", {"config": config})
+    if float(current.removesuffix("s")) >= RETENTION_SECONDS:
+        return False
+    config = {"workflowExecutionRetentionTtl": f"{RETENTION_SECONDS}s"}
+    _call(http_address, "POST", f"{_NAMESPACE_PATH}/update", {"config": config})
+    return True
 
 
 def register(search_attributes: Mapping[str, str], *, address: str, http_address: str) -> None:

@@ -37,8 +37,15 @@ POLL_SECONDS: Final = 0.02
 PORT_ATTEMPTS: Final = 5
 ENVIRONMENT: Final = {"GOMAXPROCS": "1"}
 """One thread of Go at a time: more of them wake each other up for what one would have done."""
-DYNAMIC_CONFIG: Final = {"matching.numTaskqueueReadPartitions": 1, "matching.numTaskqueueWritePartitions": 1}
-"""One home has few workers, and models train on the cores that its server runs on."""
+DYNAMIC_CONFIG: Final = {
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
+    "matching.ephemeralDataUpdateInterval": '"10m"',
+    "matching.updateAckInterval": '"10m"',
+    "matching.longPollExpirationInterval": '"140s"',
+    "system.namespaceCacheRefreshInterval": '"60s"',
+}
+"""One home has few workers and one namespace, and models train on the cores that its server runs on."""
 
 
 class Server:
@@ -68,7 +75,10 @@ class Server:
             database.close()
             raise
         try:
-            keep_finished_runs(server.http_address)
+            if keep_finished_runs(server.http_address):
+                # Its services would know it only later, and drop after a day what ends before.
+                server.kill()
+                server = _up_on_free_ports(binary, settings, database)
         except BaseException:
             server.stop()
             raise
@@ -95,10 +105,14 @@ class Server:
         No client is left by now, and every answer that one got is committed in SQLite. SIGTERM would spend
         two seconds on closing the server's connections to itself, and the next command would wait for that.
         """
+        self.kill()
+        self._database.close()
+
+    def kill(self) -> None:
+        """Kill the process and keep the database."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
-        self._database.close()
 
     def wait_until_healthy(self) -> str | None:
         """Return None as soon as it answers; if it does not, kill it and say how it failed."""
@@ -109,8 +123,7 @@ class Server:
             if self._answers():
                 return None
             time.sleep(POLL_SECONDS)
-        self.process.kill()
-        self.process.wait()
+        self.kill()
         return f"no answer within {HEALTHY_SECONDS:.0f} s"
 
     def _answers(self) -> bool:
@@ -158,6 +171,8 @@ def _command(binary: str, home: Home, ports: Ports, search_attributes: Mapping[s
         *("--ip", LOCALHOST, "--port", str(ports.grpc), "--http-port", str(ports.http)),
         *("--ui-port", str(ports.ui)),
         *(f"--dynamic-config-value={name}={value}" for name, value in DYNAMIC_CONFIG.items()),
+        # Each heartbeat is a transaction; to remove its journal would be one more write to wait for.
+        *("--sqlite-pragma", "journal_mode=persist"),
         *("--db-filename", str(home.database), "--log-format", "json", "--log-level", "warn"),
         *(f"--search-attribute={name}={kind}" for name, kind in search_attributes.items()),
     ]
