@@ -22,6 +22,7 @@ from numba.core.cgutils import voidptr_t
 from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
+from durabert.bert import kernel_cache
 from durabert.bert.threads import on_team, share
 from durabert.bert.vectors import (
     INLINED,
@@ -41,6 +42,7 @@ _FAST: Final = {"contract", "reassoc", "nsz", "arcp"}
 """Sums may be taken in another order, the same in each run; not numbers stay what they are."""
 OPTIONS: Final[dict[str, Any]] = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy"}
 """How numba compiles kernels."""
+kernel_cache.install()
 
 CHUNKS: Final = 8
 """Parts of the tokens of which sums are taken one by one, however many threads there are."""
