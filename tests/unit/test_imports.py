@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from durabert import workflows
+
 TRAINING_LIBRARIES = ("torch", "transformers", "datasets", "sklearn")
 
 
@@ -122,6 +124,18 @@ print({"asyncio", "pydantic", "rich", "temporalio", "torch"} & set(sys.modules))
 
     assert "Durable fine-tuning of BERT-family models" in done.stdout
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_module_of_a_workflow_loads_no_other_pattern():
+    loaded = "[name for name in sys.modules if name.startswith('durabert.workflows.bert_')]"
+    done = run_without(code=f"import sys, durabert.workflows.bert_finetune; print(*{loaded})")
+
+    # Temporal imports it anew for each run.
+    assert done.stdout.split() == ["durabert.workflows.bert_finetune"], done.stderr
+
+
+def test_all_workflows_are_all_that_there_are():
+    assert {workflow.__name__ for workflow in workflows.WORKFLOWS} | {"WORKFLOWS"} == set(workflows.__all__)
 
 
 def test_a_worker_warms_up_before_it_imports_the_sdk():
