@@ -13,6 +13,8 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
+    # By its full name: asked of the package, which is imported anew for a run, it would be so, too.
+    import durabert.workflows.policies as policies
     from durabert.contract import (
         CREATE_DATASET_SNAPSHOT,
         PLAN_SWEEP,
@@ -29,7 +31,6 @@ with workflow.unsafe.imports_passed_through():
         TrialRecord,
         TrialRequest,
     )
-    from durabert.workflows import policies
     from durabert.workflows.children import final_result, train_trial
     from durabert.workflows.failures import failing_alike
     from durabert.workflows.policies import call, history_is_long, require_not_cancelled
