@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing pinned dependencies (once, a minute or two)"
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' -c constraints.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[local,onnx,tensorboard]' --group dev -c constraints.txt
+	@# pip compiles what it installs, but not sources that stay where they are.
 	@$(BIN)/python -m compileall -q src tests
 	@echo "Compiling the kernels that training on a CPU uses (once, half a minute)"
 	@$(BIN)/python -c 'import durabert.bert.compiled'

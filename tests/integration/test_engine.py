@@ -369,9 +369,17 @@ async def test_the_server_leaves_the_processor_to_models(home, monkeypatch, told
         partitions = await client.workflow_service.list_task_queue_partitions(
             ListTaskQueuePartitionsRequest(namespace="default", task_queue=TaskQueue(name="queue"))
         )
+        # Only of the mode "persist" is there one while nothing is written.
+        assert Path(f"{Home(home).database}-journal").exists()
     assert f"GOMAXPROCS={told or 1}".encode() in environment
     assert len(partitions.activity_task_queue_partitions) == 1
     assert len(partitions.workflow_task_queue_partitions) == 1
+
+
+def test_the_server_has_the_settings_that_it_is_given():
+    # It says nothing of one that it does not know.
+    program = Path(server.server_binary()).read_bytes()
+    assert [name for name in server.DYNAMIC_CONFIG if name.encode() not in program] == []
 
 
 async def test_finished_runs_are_kept_for_ten_years(tmp_path):

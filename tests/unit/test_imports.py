@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from pkgutil import iter_modules
 
 import pytest
+from temporalio.workflow import _Definition
 
 from durabert import workflows
 
@@ -135,7 +138,18 @@ def test_the_module_of_a_workflow_loads_no_other_pattern():
 
 
 def test_all_workflows_are_all_that_there_are():
-    assert {workflow.__name__ for workflow in workflows.WORKFLOWS} | {"WORKFLOWS"} == set(workflows.__all__)
+    modules = [
+        importlib.import_module(one.name) for one in iter_modules(workflows.__path__, "durabert.workflows.")
+    ]
+    defined = {
+        name
+        for module in modules
+        for name, one in vars(module).items()
+        if isinstance(one, type) and one.__module__ == module.__name__ and _Definition.from_class(one)
+    }
+
+    assert {workflow.__name__ for workflow in workflows.WORKFLOWS} == defined
+    assert set(workflows.__all__) == defined | {"WORKFLOWS"}
 
 
 def test_a_worker_warms_up_before_it_imports_the_sdk():

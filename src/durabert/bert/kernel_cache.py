@@ -30,10 +30,7 @@ class KernelLocator(InTreeCacheLocator):
 
     def get_source_stamp(self) -> str:
         """Return what must be the same for the compiled code to be used."""
-        digest = hashlib.sha256()
-        for source in sorted(SOURCES):
-            digest.update(hashlib.sha256(source.read_bytes()).digest())
-        return digest.hexdigest()
+        return hashlib.sha256(b"".join(source.read_bytes() for source in sorted(SOURCES))).hexdigest()
 
 
 def install() -> None:

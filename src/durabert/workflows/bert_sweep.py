@@ -13,7 +13,7 @@ from temporalio.exceptions import (
 )
 
 with workflow.unsafe.imports_passed_through():
-    # By its full name: asked of the package, which is imported anew for a run, it would be so, too.
+    # Not from the package: a run has a copy of that, and would get one of the module with it.
     import durabert.workflows.policies as policies
     from durabert.contract import (
         CREATE_DATASET_SNAPSHOT,
