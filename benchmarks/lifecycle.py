@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tests.real import WorkerProcess, alive, training
 
 from benchmarks.figures import summary
+from durabert.activities.heartbeats import BRISK_BEATS, BRISK_SECONDS
 from durabert.client import Client
 from durabert.connection import TaskQueues, connect, plain_profile
 from durabert.contract import SEARCH_ATTRIBUTES
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 REPEATS = 5
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 CONFIG = FineTuneConfig(epochs=100)
+CALM = BRISK_BEATS * BRISK_SECONDS
+"""Seconds after which a run sends few heartbeats."""
 
 
 def measure() -> dict[str, object]:
@@ -45,6 +48,7 @@ async def _measure() -> dict[str, object]:
             begun = [await _start_worker(client, f"begun-{n}", start, workers) for n in range(REPEATS)]
             start()
             cancelled = [await _cancel(client, f"cancel-{n}") for n in range(REPEATS)]
+            later = [await _cancel(client, f"later-{n}", after=CALM) for n in range(REPEATS)]
             killed = [await _kill_trainer(client, f"trainer-{n}") for n in range(REPEATS)]
             start()
             lost = await _kill_worker(client, "worker", workers)
@@ -55,6 +59,7 @@ async def _measure() -> dict[str, object]:
     return {
         "worker_started_training_seconds": summary(begun),
         "cancel_confirmed_and_process_gone_seconds": summary([sample[0] for sample in cancelled]),
+        "later_cancel_confirmed_and_process_gone_seconds": summary([sample[0] for sample in later]),
         "step_seconds": summary([sample[1] for sample in cancelled]),
         "trainer_killed_training_again_seconds": summary(killed),
         "worker_killed_training_again_seconds": round(lost, 2),
@@ -83,8 +88,9 @@ async def _start_worker(
     return seconds
 
 
-async def _cancel(client: Client, name: str) -> tuple[float, float]:
+async def _cancel(client: Client, name: str, *, after: float = 0.0) -> tuple[float, float]:
     pid = await _begin(client, name)
+    await asyncio.sleep(after)
     rate = (await client.run_status(name)).progress.examples_per_second
     began = time.perf_counter()
     await client.cancel(name)

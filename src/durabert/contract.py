@@ -91,6 +91,8 @@ APPROVE_UPDATE: Final = "approve"
 REJECT_UPDATE: Final = "reject"
 REPORT_SIGNAL: Final = "report"
 """By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
+HEARTBEAT_SIGNAL: Final = "heartbeat"
+"""No workflow takes it: its activities see it in the history, and send a heartbeat at once."""
 
 FOR_ALL_RUNS: Final = frozenset({CREATE_DATASET_SNAPSHOT.name, PLAN_EVALUATIONS.name})
 """Activities of an experiment before its runs begin."""

@@ -1,10 +1,9 @@
-"""Between Temporal and everything below it: arguments, errors, heartbeats, cancellation. In one place."""
+"""Between Temporal and everything below it: arguments, errors, cancellation. In one place."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +13,7 @@ from temporalio import activity
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory, FailureError
 
+from durabert.activities.heartbeats import heartbeats
 from durabert.errors import (
     DurabertError,
     InfrastructureError,
@@ -26,7 +26,7 @@ from durabert.errors import (
     WorkerStopping,
 )
 from durabert.specs import Progress, Wire
-from durabert.supervisor import Event, Job, supervise
+from durabert.supervisor import Job, supervise
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 Request = TypeVar("Request", bound=Wire)
 Result = TypeVar("Result", bound=Wire)
-
-BEAT_INTERVAL: Final = timedelta(seconds=1)
-"""How often an activity reports; the worker's throttle must not be longer."""
 
 GRACE: Final = timedelta(seconds=1.5)
 """How long a child that was told to stop may take before it is killed: cancel is promised in 2 s."""
@@ -197,7 +194,7 @@ async def run_child(
     Raises:
         DurabertError: what the child raised, or how it died.
     """
-    async with _heartbeats(on_progress) as beats, slots.take(num_devices) as devices:
+    async with heartbeats(on_progress) as beats, slots.take(num_devices) as devices:
         named = [device for device in devices if device is not None and not all_devices]
         placed = replace(job, device=",".join(named) or None)
         grace = CHECKPOINT_GRACE if resumable else GRACE
@@ -230,52 +227,3 @@ async def _ending_with_the_worker(wanted: bool) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
-
-
-class _Beats:
-    """The last progress of a child, reported every second."""
-
-    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self.latest = Progress(phase="starting")
-        self._on_progress = on_progress
-
-    def on_event(self, event: Event) -> None:
-        if event.kind == "started":
-            self.latest = self.latest.model_copy(update={"process_id": event.body["pid"]})
-        elif event.kind == "progress":
-            self.latest = Progress.model_validate({**event.body, "process_id": self.latest.process_id})
-            self._on_progress(self.latest)
-
-    def num_bugs(self) -> int:
-        """Return how many attempts before this one ended with a bug."""
-        log = self.latest.attempt_log
-        if not log:
-            return activity.info().attempt - 1
-        # The server counts hand-overs and pauses, too.
-        return sum(one.ended == UnexpectedError.__name__ for one in log)
-
-    def num_fruitless(self) -> int:
-        """Return how many attempts in a row, this one included, brought the work no further."""
-        log = self.latest.attempt_log
-        if not log:
-            return activity.info().attempt - 1
-        if (self.latest.checkpoint_step or 0) > (log[-1].resumed_from or 0):
-            return 0
-        fruitless = itertools.takewhile(lambda one: one.last_step is None, reversed(log))
-        return sum(1 for _ in fruitless) - 1
-
-
-@asynccontextmanager
-async def _heartbeats(on_progress: Callable[[Progress], None]) -> AsyncIterator[_Beats]:
-    beats = _Beats(on_progress)
-
-    async def beat() -> None:
-        while True:
-            activity.heartbeat(beats.latest)
-            await asyncio.sleep(BEAT_INTERVAL.total_seconds())
-
-    beating = asyncio.create_task(beat())
-    try:
-        yield beats
-    finally:
-        beating.cancel()

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result", bound=Wire)
 
-LOST_AFTER_SECONDS: Final = 5.0
-"""A heartbeat older than this is worth telling: they come every second."""
+LOST_AFTER_SECONDS: Final = 10.0
+"""A heartbeat older than this is worth telling: they come every five seconds."""
 
 
 async def follow_experiment(client: Client, name: str) -> ExperimentView | None:

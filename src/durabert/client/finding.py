@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from durabert.engine import Engine
 
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
-"""How often a watched experiment is described; heartbeats reach the server once a second."""
+"""How often a watched experiment is described; heartbeats reach the server once a second at most."""
 
 
 async def find_experiment(

@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import (
 from temporalio.client import WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from durabert.contract import FOR_ALL_RUNS, evaluation_of
+from durabert.contract import FOR_ALL_RUNS, HEARTBEAT_SIGNAL, evaluation_of
 from durabert.errors import EngineUnavailable, RunNotUsable
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ async def pause(temporal: Client, handle: WorkflowHandle[Any, Any], name: str) -
             deadline = _deadline()
             may_begin |= any(one.activity_type.name in FOR_ALL_RUNS for one in pending)
         answers = [await _pause(temporal, handle, one.activity_id) for one in pending if not one.paused]
-        asked |= any(answers)
+        if any(answers):
+            # A worker is told of a pause by the answer to a heartbeat alone.
+            await _asked(handle.signal(HEARTBEAT_SIGNAL))
+            asked = True
         running = description.status is WorkflowExecutionStatus.RUNNING
         soon = not pending and may_begin and running and time.monotonic() < deadline
         if all(answers) and not soon:

@@ -1,0 +1,178 @@
+"""How an activity learns that it is to stop while it sends few heartbeats, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from temporalio import activity, workflow
+from temporalio.client import Interceptor, OutboundInterceptor, WorkflowFailureError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from durabert.activities import heartbeats
+from durabert.client.pausing import pause
+from durabert.contract import HEARTBEAT_SIGNAL
+from durabert.specs import Progress
+from durabert.supervisor import Event
+from tests.real import until
+
+LONG = 3600.0
+THROTTLE = timedelta(milliseconds=10)
+
+
+@workflow.defn(name="waits", sandboxed=False)
+class Waits:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(
+            "wait",
+            start_to_close_timeout=timedelta(hours=1),
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+
+
+class Waiting:
+    """An activity that ends only when it is told to, and what became of it."""
+
+    def __init__(self) -> None:
+        self.beats = None
+        self.ended_as = None
+
+    @activity.defn(name="wait")
+    async def wait(self) -> None:
+        async with heartbeats.heartbeats(lambda _: None) as self.beats:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.ended_as = activity.cancellation_details()
+                raise
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Heartbeats that were sent: one at first, and then none by itself."""
+    sent = []
+    send = activity.heartbeat
+    monkeypatch.setattr(
+        activity, "heartbeat", lambda told: (sent.append((datetime.now(UTC), told)), send(told))
+    )
+    monkeypatch.setattr(heartbeats, "BRISK_BEATS", 1)
+    monkeypatch.setattr(heartbeats, "BRISK_SECONDS", 0.1)
+    monkeypatch.setattr(heartbeats, "CALM_SECONDS", LONG)
+    return sent
+
+
+@asynccontextmanager
+async def waiting(temporal, name, sent):
+    """A workflow whose activity has sent the heartbeats that it sends by itself."""
+    found = Waiting()
+    async with Worker(
+        temporal,
+        task_queue=name,
+        workflows=[Waits],
+        activities=[found.wait],
+        max_heartbeat_throttle_interval=THROTTLE,
+        default_heartbeat_throttle_interval=THROTTLE,
+    ):
+        handle = await temporal.start_workflow("waits", id=name, task_queue=name)
+
+        async def calm():
+            # The server has answered the last of them: nothing but another one can tell of what comes now.
+            [pending] = (await handle.describe()).raw_description.pending_activities or [None]
+            return len(sent) >= 2 and pending.last_heartbeat_time.ToDatetime(UTC) > sent[-1][0]
+
+        await until(calm, seconds=20, what="it has sent what it sends by itself")
+        try:
+            yield handle, found
+        finally:
+            with contextlib.suppress(RPCError):
+                await handle.terminate()
+
+
+async def ended(found):
+    async def has_ended():
+        return found.ended_as is not None
+
+    await until(has_ended, seconds=20, what="the activity is told")
+    return found.ended_as
+
+
+async def test_a_cancel_reaches_an_activity_long_before_its_next_heartbeat(temporal, unique, sent):
+    async with waiting(temporal, unique, sent) as (handle, found):
+        await handle.cancel()
+
+        assert (await ended(found)).cancel_requested
+        with pytest.raises(WorkflowFailureError):
+            await handle.result()
+
+
+async def test_a_pause_reaches_an_activity_long_before_its_next_heartbeat(temporal, unique, sent):
+    async with waiting(temporal, unique, sent) as (handle, found):
+        pausing = asyncio.create_task(pause(temporal, handle, unique))
+
+        assert (await ended(found)).paused
+        await pausing
+
+
+async def test_the_end_of_its_workflow_reaches_an_activity_long_before_its_next_heartbeat(
+    temporal, unique, sent
+):
+    async with waiting(temporal, unique, sent) as (handle, found):
+        await handle.terminate()
+
+        assert (await ended(found)).not_found
+
+
+async def test_what_asks_for_no_heartbeat_causes_none(temporal, unique, sent):
+    async with waiting(temporal, unique, sent) as (handle, _):
+        before = len(sent)
+        await handle.signal("report")
+        await handle.signal(HEARTBEAT_SIGNAL)
+
+        async def one_more():
+            return len(sent) > before
+
+        await until(one_more, seconds=20, what="a heartbeat that was asked for")
+        # The history is read in order: the first signal came by before.
+        assert len(sent) == before + 1
+
+
+async def test_a_phase_is_told_when_it_begins(temporal, unique, sent):
+    async with waiting(temporal, unique, sent) as (_, found):
+        before = len(sent)
+        for step in (1, 2):
+            found.beats.on_event(Event("progress", Progress(phase="training", step=step).model_dump()))
+
+        async def told():
+            return len(sent) > before
+
+        await until(told, seconds=20, what="a heartbeat of the phase")
+        found.beats.on_event(Event("progress", Progress(phase="training", step=3).model_dump()))
+        await asyncio.sleep(0)
+        assert [told.step for _, told in sent[before:]] == [2]
+        assert not found.beats.wanted.is_set()
+
+
+class Unreadable(Interceptor):
+    """A client that may not read histories."""
+
+    def intercept_client(self, following):
+        return Refusing(following)
+
+
+class Refusing(OutboundInterceptor):
+    def fetch_workflow_history_events(self, _):
+        raise RPCError("no permission", RPCStatusCode.PERMISSION_DENIED, b"")
+
+
+async def test_where_the_history_cannot_be_read_heartbeats_go_on(temporal, unique, sent):
+    config = temporal.config()
+    config["interceptors"] = [Unreadable()]
+    async with waiting(type(temporal)(**config), unique, sent) as (handle, found):
+        await handle.cancel()
+
+        assert (await ended(found)).cancel_requested
