@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from temporalio.worker import WorkerConfig
 
-HEARTBEAT_THROTTLE: Final = timedelta(seconds=1)
+HEARTBEAT_THROTTLE: Final = timedelta(milliseconds=200)
 """The SDK's default holds heartbeats, and with them a cancellation, back for 0.8 of the time-out."""
-
 
 STICKY_LIMIT: Final = timedelta(seconds=2)
 """How long a decision waits for the worker that has the workflow in its cache, which may be dead."""

@@ -54,7 +54,7 @@ class Waiting:
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Heartbeats that were sent: one at first, and then none by itself."""
+    """Heartbeats that were sent: three at first, and then none by itself."""
     sent = []
     send = activity.heartbeat
     monkeypatch.setattr(
@@ -83,7 +83,7 @@ async def waiting(temporal, name, sent):
         async def calm():
             # The server has answered the last of them: nothing but another one can tell of what comes now.
             [pending] = (await handle.describe()).raw_description.pending_activities or [None]
-            return len(sent) >= 2 and pending.last_heartbeat_time.ToDatetime(UTC) > sent[-1][0]
+            return len(sent) >= 3 and pending.last_heartbeat_time.ToDatetime(UTC) > sent[-1][0]
 
         await until(calm, seconds=20, what="it has sent what it sends by itself")
         try:

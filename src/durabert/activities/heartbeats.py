@@ -2,8 +2,8 @@
 
 A server answers a heartbeat with whether the activity was cancelled or paused, and in no other way. Each one
 is written to the database of the server, though, costs it some milliseconds of a processor that a model may
-train on, and is charged for by Temporal Cloud. So one a second is for the start alone; later the history of
-the workflow is listened to, which costs nothing while nothing happens.
+train on, and is charged for by Temporal Cloud. So few are sent once a run is under way, and the history of the
+workflow is listened to, which costs nothing while nothing happens.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from durabert.errors import UnexpectedError
 from durabert.specs import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from temporalio.api.history.v1 import HistoryEvent
 
     from durabert.supervisor import Event
 
 BRISK_SECONDS: Final = 1.0
-"""Between two heartbeats at first, and where nothing can be heard; the worker's throttle is not longer."""
+"""Between two heartbeats at first, and where nothing can be heard."""
 BRISK_BEATS: Final = 20
 """Who has just started something looks at it, and may have made a mistake."""
 CALM_SECONDS: Final = 5.0
@@ -92,22 +92,26 @@ async def heartbeats(on_progress: Callable[[Progress], None]) -> AsyncIterator[B
 
 
 async def _beat(beats: Beats) -> None:
+    activity.heartbeat(beats.latest)
+    # What is over by then reads no history.
+    await asyncio.sleep(BRISK_SECONDS)
+    intervals = itertools.chain(itertools.repeat(BRISK_SECONDS, BRISK_BEATS), itertools.repeat(CALM_SECONDS))
     while True:
+        await _beat_and_listen(beats, intervals)
         for _ in range(BRISK_BEATS):
             activity.heartbeat(beats.latest)
             await asyncio.sleep(BRISK_SECONDS)
-        await _beat_calmly(beats)
 
 
-async def _beat_calmly(beats: Beats) -> None:
-    """Send few heartbeats, and one whenever it is wanted; return when nothing tells any more that it is."""
+async def _beat_and_listen(beats: Beats, intervals: Iterator[float]) -> None:
+    """Send a heartbeat in each interval, and when one is wanted, until nothing tells any more that it is."""
     listening = asyncio.create_task(_listen(beats.wanted))
     try:
         while not listening.done():
             beats.wanted.clear()
             activity.heartbeat(beats.latest)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(beats.wanted.wait(), CALM_SECONDS)
+                await asyncio.wait_for(beats.wanted.wait(), next(intervals))
     finally:
         listening.cancel()
 
