@@ -2,8 +2,8 @@
 
 A server answers a heartbeat with whether the activity was cancelled or paused, and in no other way. Each one
 is written to the database of the server, though, costs it some milliseconds of a processor that a model may
-train on, and is charged for by Temporal Cloud. So few are sent once a run is under way, and the history of the
-workflow is listened to, which costs nothing while nothing happens.
+train on, and is charged for by Temporal Cloud. So few are sent once a run is under way, and the history of
+the workflow is listened to, which costs nothing while nothing happens.
 """
 
 from __future__ import annotations
