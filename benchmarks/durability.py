@@ -41,7 +41,7 @@ from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
 PAIRS = 5
-SLICE = 10.0
+SLICE = 2.0
 """Seconds that a side works before it is the other's turn."""
 WARM_UP_STEPS, STEPS = 50, 1500
 OUTLIER = 6 * 1.4826
