@@ -36,17 +36,22 @@ class Waits:
 
 
 class Waiting:
-    """An activity that ends only when it is told to, and what became of it."""
+    """An activity that ends when it is told to, and what became of it."""
 
     def __init__(self) -> None:
         self.beats = None
         self.ended_as = None
+        self.leave = asyncio.Event()
+        self.ticks_after_a_wish = 0
 
     @activity.defn(name="wait")
     async def wait(self) -> None:
         async with heartbeats.heartbeats(lambda _: None) as self.beats:
             try:
-                await asyncio.Event().wait()
+                await self.leave.wait()
+                self.beats.wanted.set()
+                for _ in range(self.ticks_after_a_wish):
+                    await asyncio.sleep(0)
             except asyncio.CancelledError:
                 self.ended_as = activity.cancellation_details()
                 raise
@@ -155,6 +160,16 @@ async def test_a_phase_is_told_when_it_begins(temporal, unique, sent):
         await asyncio.sleep(0)
         assert [told.step for _, told in sent[before:]] == [2]
         assert not found.beats.wanted.is_set()
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_no_heartbeat_outlives_its_activity_whatever_is_wanted_then(temporal, unique, sent, ticks):
+    async with waiting(temporal, unique, sent) as (handle, found):
+        found.ticks_after_a_wish = ticks
+        found.leave.set()
+        await handle.result()
+
+        assert "_beat" not in [task.get_coro().__name__ for task in asyncio.all_tasks()]
 
 
 class Unreadable(Interceptor):

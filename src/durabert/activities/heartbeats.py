@@ -110,8 +110,10 @@ async def _beat_and_listen(beats: Beats, intervals: Iterator[float]) -> None:
         while not listening.done():
             beats.wanted.clear()
             activity.heartbeat(beats.latest)
+            # asyncio.wait_for of Python 3.11 forgets that it was cancelled if the wait has just ended.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(beats.wanted.wait(), next(intervals))
+                async with asyncio.timeout(next(intervals)):
+                    await beats.wanted.wait()
     finally:
         listening.cancel()
 
