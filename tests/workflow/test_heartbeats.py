@@ -132,17 +132,22 @@ async def test_the_end_of_its_workflow_reaches_an_activity_long_before_its_next_
         assert (await ended(found)).not_found
 
 
-async def test_what_asks_for_no_heartbeat_causes_none(temporal, unique, sent):
-    async with waiting(temporal, unique, sent) as (handle, _):
+async def test_only_what_asks_for_a_heartbeat_causes_one(temporal, unique, sent, monkeypatch):
+    heard, asks = [], heartbeats._asks
+    monkeypatch.setattr(heartbeats, "_asks", lambda event: (heard.append(event), asks(event))[1])
+    async with waiting(temporal, unique, sent) as (handle, found):
+
+        async def taken(signal):
+            names = [event.workflow_execution_signaled_event_attributes.signal_name for event in heard]
+            return signal in names and not found.beats.wanted.is_set()
+
         before = len(sent)
         await handle.signal("report")
+        await until(lambda: taken("report"), seconds=20, what="the other signal is heard")
+        assert len(sent) == before
+
         await handle.signal(HEARTBEAT_SIGNAL)
-
-        async def one_more():
-            return len(sent) > before
-
-        await until(one_more, seconds=20, what="a heartbeat that was asked for")
-        # The history is read in order: the first signal came by before.
+        await until(lambda: taken(HEARTBEAT_SIGNAL), seconds=20, what="the signal is heard")
         assert len(sent) == before + 1
 
 
