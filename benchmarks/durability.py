@@ -7,9 +7,12 @@ counts is the time in which a side was not frozen. Checkpoints are asked for by 
 
 Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
 they slow that down, too: by the processor time that they take, times what such a second costs a training on
-the same cores. That is found from the steps of a process beside a run whose own training is frozen: the time
-of each, explained by its tokens and by what the engine took of the processors meanwhile. By so much the bare
-loop counts as faster than it was.
+the same cores. By so much the bare loop counts as faster than it was.
+
+What it costs is found from the steps of a process beside a run whose own training is frozen, and whose engine
+is asked for heartbeats in every other turn: how much longer the steps are then, over how much more the engine
+takes. Time and engine within each step would not tell, as a step that takes longer for any other reason sees
+more of the engine, too.
 """
 
 from __future__ import annotations
@@ -27,9 +30,11 @@ import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from temporalio.client import WorkflowHandle
 
 from benchmarks import training
 from benchmarks.figures import summary
@@ -37,13 +42,16 @@ from durabert.bert.batches import BatchOrder
 from durabert.bert.data import load_training_data
 from durabert.bert.loop import fine_tune
 from durabert.client import Client
+from durabert.contract import HEARTBEAT_SIGNAL
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 5
+PAIRS = 9
 SLICE = 2.0
 """Seconds that a side works before it is the other's turn."""
-WARM_UP_STEPS, STEPS = 50, 1500
+WARM_UP_STEPS, STEPS = 50, 2000
+ASKED_PER_SECOND = 5
+"""Heartbeats in a turn in which the engine is busy; each is asked for by a signal to the workflow."""
 OUTLIER = 6 * 1.4826
 """Median deviations from which on a step does not count: the machine was taken away."""
 CHECKPOINT_SECONDS = 60.0
@@ -110,38 +118,65 @@ async def _cost(client: Client, home: Path) -> tuple[float, float]:
             break
     frozen = run.processes()
     _signal(frozen, signal.SIGSTOP)
+    turns: list[float] = []
+    asking = asyncio.create_task(_ask(client.temporal.get_workflow_handle("cost"), turns))
     try:
         steps = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.durability", "steps", *map(str, run.engine()),
+            # Who asks takes of the processors as well.
+            sys.executable, "-m", "benchmarks.durability", "steps", *map(str, [*run.engine(), os.getpid()]),
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         printed, _ = await steps.communicate()
     finally:
+        asking.cancel()
         _signal(frozen, signal.SIGCONT)
         await client.cancel("cost")
     assert steps.returncode == 0
-    return _explained(np.array(json.loads(printed)))
+    return _explained(np.array(json.loads(printed)), turns)
 
 
-def _explained(steps_N3: NDArray[np.float64]) -> tuple[float, float]:
-    """Return what a second of the engine adds to a step, and the standard error, by least squares.
+async def _ask(workflow: WorkflowHandle[Any, Any], turns: list[float]) -> None:
+    """Have the engine busy in every other turn; ``turns`` gets the begin of each, by the monotonic clock."""
+    while True:
+        turns.append(time.monotonic())
+        for _ in range(round(SLICE * ASKED_PER_SECOND)):
+            await workflow.signal(HEARTBEAT_SIGNAL)
+            await asyncio.sleep(1 / ASKED_PER_SECOND)
+        turns.append(time.monotonic())
+        await asyncio.sleep(SLICE)
+
+
+def _explained(steps_N4: NDArray[np.float64], turns: list[float]) -> tuple[float, float]:
+    """Return what a second of the engine adds to a training, and the standard error.
+
+    The estimate by an instrumental variable, whether the engine was busy in a step:
+    https://en.wikipedia.org/wiki/Instrumental_variables_estimation
 
     Args:
-        steps_N3: seconds, tokens, and seconds of the engine within each of N steps.
+        steps_N4: when each of N steps began, its seconds, its tokens, and seconds of the engine within it.
+        turns: when the engine became busy and when it did no longer, in turn.
     """
-    seconds_N, tokens_N, engine_N = steps_N3.T
-    causes = np.stack([np.ones_like(tokens_N), tokens_N, tokens_N**2, engine_N], axis=1)
-    counts = np.ones(len(seconds_N), bool)
+    begin_N, seconds_N, tokens_N, engine_N = steps_N4.T
+    in_turn_N = np.searchsorted(turns, begin_N)
+    within_N = in_turn_N == np.searchsorted(turns, begin_N + seconds_N)
+    busy_N = in_turn_N % 2
+    others = np.stack([np.ones_like(tokens_N), tokens_N, tokens_N**2], axis=1)
+    counts = within_N
     while True:
-        factors, *_ = np.linalg.lstsq(causes[counts], seconds_N[counts], rcond=None)
-        rest_N = seconds_N - causes @ factors
-        near = np.abs(rest_N) < OUTLIER * np.median(np.abs(rest_N[counts]))
-        if (counts <= near).all():
+        # What the tokens of a step do not explain, of each.
+        seconds, engine, busy = (
+            values[counts] - others[counts] @ np.linalg.lstsq(others[counts], values[counts])[0]
+            for values in (seconds_N, engine_N, busy_N)
+        )
+        cost = (busy @ seconds) / (busy @ engine)
+        rest = seconds - cost * engine
+        near = np.abs(rest) < OUTLIER * np.median(np.abs(rest))
+        if near.all():
             break
-        counts &= near
-    variance = (rest_N[counts] ** 2).sum() / (counts.sum() - causes.shape[1])
-    covariance = variance * np.linalg.inv(causes[counts].T @ causes[counts])
-    return float(factors[-1]), float(covariance[-1, -1] ** 0.5)
+        counts = counts.copy()
+        counts[counts] = near
+    variance = (rest**2).sum() / (len(rest) - others.shape[1] - 1)
+    return float(cost), float(np.sqrt(variance * (busy @ busy)) / abs(busy @ engine))
 
 
 def _processor_seconds(pids: list[int]) -> float:
@@ -284,16 +319,16 @@ def _signal(pids: list[int], number: int) -> None:
 
 
 def _make_steps(engine: list[int]) -> None:
-    """Make steps, and print seconds, tokens, and processor seconds of the engine within each."""
+    """Make steps, and print when each began, its seconds, its tokens, and what the engine took meanwhile."""
     made = training.steps()
     for _ in range(WARM_UP_STEPS):
         next(made)
     told = []
     for _ in range(STEPS):
-        before, began = _processor_seconds(engine), time.perf_counter()
+        before, began = _processor_seconds(engine), time.monotonic()
         step = next(made)
-        seconds = time.perf_counter() - began
-        told.append((seconds, step.num_tokens, _processor_seconds(engine) - before))
+        seconds = time.monotonic() - began
+        told.append((began, seconds, step.num_tokens, _processor_seconds(engine) - before))
     print(json.dumps(told))
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from durabert.faults import reach
 from durabert.specs import Progress
 
-INTERVAL: Final = 0.5
+INTERVAL: Final = 1.0
 """Seconds between two reports of the same phase; a heartbeat carries the last of them."""
 _MEMORY: Final = 0.95
 """Weight of the past in smoothed values: about the last 20 steps count."""
