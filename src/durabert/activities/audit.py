@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from durabert.activities.certificate import certify, data_of
-from durabert.bert.environment import base_model_sha256, code_sha256
+from durabert.bert.environment import CODE_SHA256, base_model_sha256
 from durabert.bert.model import resolve_model
 from durabert.errors import ArtifactDamaged, RunNotFound, SnapshotNotFound, UserError
 from durabert.specs import FineTuneResult, Progress
@@ -172,7 +172,7 @@ def _of_lineage(stored: FineTuneResult) -> Iterator[Finding]:
             "base model", here == lineage.base_model_sha256, here[:12], f"{stored.model} is another here"
         )
     yield _seen(
-        "code", code_sha256() == lineage.code_sha256, lineage.code_sha256[:12],
+        "code", lineage.code_sha256 == CODE_SHA256, lineage.code_sha256[:12],
         "durabert.bert is another here than the one that trained",
     )  # fmt: skip
 

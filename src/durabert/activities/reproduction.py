@@ -9,7 +9,7 @@ from durabert.activities.audit import environment_of, stored_result
 from durabert.activities.run_record import curve
 from durabert.bert.card import versions
 from durabert.bert.curve import Point
-from durabert.bert.environment import code_sha256, hardware
+from durabert.bert.environment import CODE_SHA256, hardware
 from durabert.errors import ArtifactDamaged, RunNotFound, RunNotUsable
 from durabert.specs import CheckpointRef, DataSpec, ExperimentSpec, FineTuneResult
 from durabert.specs.audit import Finding, HistoryRecord
@@ -78,7 +78,7 @@ def differences_here(result: FineTuneResult) -> list[str]:
             for name, value in result.lineage.hardware.items()
             if machine.get(name) != value
         ]
-        found += ["other sources of durabert.bert"] if code_sha256() != result.lineage.code_sha256 else []
+        found += ["other sources of durabert.bert"] if result.lineage.code_sha256 != CODE_SHA256 else []
     return found
 
 

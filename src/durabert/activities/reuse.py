@@ -12,7 +12,7 @@ from typing import Any, Final
 from durabert.activities.jobs import fetch_run
 from durabert.bert.card import versions
 from durabert.bert.data import TrainingData
-from durabert.bert.environment import base_model_sha256, code_sha256, hardware
+from durabert.bert.environment import CODE_SHA256, base_model_sha256, hardware
 from durabert.bert.model import resolve_model
 from durabert.errors import ArtifactDamaged
 from durabert.specs import FineTuneRequest, FineTuneResult
@@ -56,7 +56,7 @@ def _lineage(request: FineTuneRequest, data: TrainingData, base: str) -> Lineage
         "columns": [*data.text_columns, data.label_column],
         "snapshot": request.snapshot,
         "base_model": base,
-        "code": code_sha256(),
+        "code": CODE_SHA256,
         "versions": {name: text for name, text in versions().items() if name not in NO_MATTER},
         "checkpoints": request.checkpoints is not None,
         "parent": None if request.start_from is None else request.start_from.model_dump(mode="json"),
@@ -64,7 +64,7 @@ def _lineage(request: FineTuneRequest, data: TrainingData, base: str) -> Lineage
     return Lineage(
         inputs_sha256=hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest(),
         base_model_sha256=base,
-        code_sha256=code_sha256(),
+        code_sha256=CODE_SHA256,
         hardware=hardware(),
         started_by=request.started_by,
         reproduces=request.reproduces,

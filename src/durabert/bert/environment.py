@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -12,20 +11,12 @@ from typing import Final
 
 MODEL_FILES: Final = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What of a base model is read: weights, configuration, tokenizer."""
-_PIECE_BYTES: Final = 2**20
 
 
 def base_model_sha256(directory: Path) -> str:
     """Return the digest of the files of a base model, whatever the directory is called."""
     files = {path for pattern in MODEL_FILES for path in directory.glob(pattern) if path.is_file()}
     return _files_sha256(directory, files)
-
-
-@functools.cache
-def code_sha256() -> str:
-    """Return the digest of the sources of this package."""
-    here = Path(__file__).parent
-    return _files_sha256(here, here.rglob("*.py"))
 
 
 def hardware() -> dict[str, str]:
@@ -42,10 +33,8 @@ def hardware() -> dict[str, str]:
 def _files_sha256(root: Path, files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(root).as_posix(), path) for path in files):
-        content = hashlib.sha256()
         with path.open("rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                content.update(piece)
+            content = hashlib.file_digest(file, "sha256")
         digest.update(f"{content.hexdigest()} {name}\n".encode())
     return digest.hexdigest()
 
@@ -57,3 +46,7 @@ def _processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, "") or platform.processor() or platform.machine()
+
+
+CODE_SHA256: Final = _files_sha256(Path(__file__).parent, Path(__file__).parent.rglob("*.py"))
+"""Digest of the sources of this package, as they were when it was imported: they may be others by now."""

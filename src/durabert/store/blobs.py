@@ -21,7 +21,7 @@ class Blobs:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes | memoryview) -> str:
         """Write content unless it is there, and return its digest."""
         digest = hashlib.sha256(data).hexdigest()
         there = self._objects.info(blob_path(digest))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +58,7 @@ class ResultStore:
         files = {}
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
             reach("result.file")
-            files[path.relative_to(directory).as_posix()] = self._blobs.put(path.read_bytes())
+            files[path.relative_to(directory).as_posix()] = self._blobs.put(_content(path))
         return files
 
     def fetch_files(self, stored: StoredResult, directory: Path) -> None:
@@ -106,6 +108,16 @@ def document(result: FineTuneResult, files: Mapping[str, str]) -> bytes:
     """Return what the object of a finished run holds."""
     fields = {"format": FORMAT, "result": result.model_dump(mode="json"), "files": dict(files)}
     return json.dumps(fields, sort_keys=True, indent=1, ensure_ascii=False).encode()
+
+
+def _content(path: Path) -> memoryview:
+    """Return what a file holds, which need not fit into memory."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            # The kernel maps no empty file.
+            return memoryview(b"")
+        # Counts as memory that may be written to, which goes to a disk without a copy in between.
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
 def _path(run: str) -> str:
