@@ -127,6 +127,9 @@ async def _cost(client: Client, home: Path) -> tuple[float, float]:
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         printed, _ = await steps.communicate()
+        if asking.done():
+            # Nothing else would tell that the engine was not busy any more.
+            asking.result()
     finally:
         asking.cancel()
         _signal(frozen, signal.SIGCONT)

@@ -41,4 +41,5 @@ def test_a_run_names_the_code_that_computes_it_whatever_is_installed_meanwhile(t
         return done.stdout.strip()
 
     assert recorded() == CODE_SHA256
+    # The one before has changed a source.
     assert recorded() != CODE_SHA256

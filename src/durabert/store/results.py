@@ -111,7 +111,7 @@ def document(result: FineTuneResult, files: Mapping[str, str]) -> bytes:
 
 
 def _content(path: Path) -> memoryview:
-    """Return what a file holds, which need not fit into memory."""
+    """Return what a file holds, without reading it into memory."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             # The kernel maps no empty file.
