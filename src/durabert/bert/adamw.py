@@ -235,8 +235,7 @@ class CpuAdamW:
         state = self.state[parameter]
         weight_VF, first_VF, second_VF = map(array_of, (parameter, state["exp_avg"], state["exp_avg_sq"]))
         if parameter not in self._moves:
-            # Not by the second alone: the square of a small gradient may vanish.
-            self._moves[parameter] = ((first_VF != 0) | (second_VF != 0)).any(axis=1)
+            self._moves[parameter] = _moving_rows(first_VF, second_VF, step=int(state["step"]))
         gradient = gradient.coalesce()
         change_RF = array_of(gradient.values())
         row_V = np.full(len(weight_VF), -1, np.int64)
@@ -244,6 +243,17 @@ class CpuAdamW:
         _on_team_move_rows(
             team(), weight_VF, row_V, change_RF, first_VF, second_VF, self._moves[parameter], *numbers
         )
+
+
+def _moving_rows(
+    first_VF: NDArray[np.float32], second_VF: NDArray[np.float32], *, step: int
+) -> NDArray[np.bool_]:
+    """Return which rows have ever had a gradient, before so many steps are made."""
+    if step == 1:
+        # To look would have the kernel of Linux find memory for all of them.
+        return np.zeros(len(first_VF), np.bool_)
+    # Not by the second alone: the square of a small gradient may vanish.
+    return ((first_VF != 0) | (second_VF != 0)).any(axis=1)
 
 
 @dataclass(frozen=True)

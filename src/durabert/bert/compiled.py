@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from durabert.bert import adamw, attention_kernels, kernels
+from durabert.bert import adamw, attention_kernels, kernels, products
 from durabert.bert.threads import alone, team
 
 
@@ -32,6 +32,7 @@ def make_ready() -> None:
         kernels.sum_rows(team(), rows[0], np.zeros(16, np.float32))
         kernels.draw(team(), *site, rows[0, 0])
     adamw.make_ready()
+    products.make_ready()
 
 
 with alone():

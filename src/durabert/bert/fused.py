@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch.nn.functional import gelu, linear
 
 from durabert.bert import flash
 from durabert.bert.attention_kernels import LONGEST
@@ -118,16 +117,15 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
     """
     qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
     projecting = _joined(qw, kw, vw)
-    attended, *attention = how.attend(linear(hidden, projecting, _joined(qb, kb, vb)))
+    attended, *attention = how.attend(how.linear(hidden, projecting, _joined(qb, kb, vb)))
     if not back:
         attention.clear()
     trunk = hidden
     if how.first_B is not None:
         attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
-    between, total1, moments1 = how.add_norm(1, linear(attended, ow, ob), trunk, scale1, shift1)
-    before = linear(between, iw, ib)
-    after = gelu(before) if back else torch.ops.aten.gelu_(before)
-    out, total2, moments2 = how.add_norm(2, linear(after, pw, pb), between, scale2, shift2)
+    between, total1, moments1 = how.add_norm(1, how.linear(attended, ow, ob), trunk, scale1, shift1)
+    before, after = how.linear_gelu(between, iw, ib, keep=back)
+    out, total2, moments2 = how.add_norm(2, how.linear(after, pw, pb), between, scale2, shift2)
     saved = (
         hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow, scale1,
         iw, pw, scale2, *attention,
@@ -175,23 +173,22 @@ class _Layer(torch.autograd.Function):
             scale1, iw, pw, scale2, *attention,
         ) = context.saved_tensors  # fmt: skip
         trunk, branch, sums2 = how.add_norm_back(2, gradients[0], total2, moments2, scale2)
-        d_pw = branch.t() @ after
-        inner = torch.ops.aten.gelu_backward(branch @ pw, before)
-        d_ib = how.sum_tokens(inner)
-        d_iw = inner.t() @ between
-        d_between = torch.addmm(trunk, inner, iw)
+        d_pw = how.back_weights(branch, after)
+        inner = how.back_gelu(branch, pw, before)
+        d_iw, d_ib = how.back_linear(inner, between)
+        d_between = how.back(inner, iw, added=trunk)
         trunk, branch, sums1 = how.add_norm_back(1, d_between, total1, moments1, scale1)
-        d_ow = branch.t() @ attended
-        d_attended = branch @ ow
+        d_ow = how.back_weights(branch, attended)
+        d_attended = how.back(branch, ow)
         if how.first_B is not None:
             # Added: what fills up is the first token of some sequence, with a gradient of 0.
             zeros = torch.zeros_like(hidden)
             d_attended = zeros.index_add(0, how.first_B, d_attended)
             trunk = zeros.index_add_(0, how.first_B, trunk)
         d_projected = how.attend_back(d_attended, *attention)
-        d_projecting = d_projected.t() @ hidden
-        d_hidden = torch.addmm(trunk, d_projected, projecting)
-        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), how.sum_tokens(d_projected).chunk(3)
+        d_projecting, d_biases = how.back_linear(d_projected, hidden)
+        d_hidden = how.back(d_projected, projecting, added=trunk)
+        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), d_biases.chunk(3)
         return (
             d_hidden, None, d_qw, d_qb, d_kw, d_kb, d_vw, d_vb, d_ow, sums1[2], sums1[0], sums1[1],
             d_iw, d_ib, d_pw, sums2[2], sums2[0], sums2[1],

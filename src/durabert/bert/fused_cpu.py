@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from durabert.bert import attention_kernels, kernels
+from durabert.bert import attention_kernels, kernels, products
 from durabert.bert.attention_kernels import LONGEST
 from durabert.bert.dropout import Masks, Site
 from durabert.bert.fused_parts import How, Tensors
@@ -28,6 +28,48 @@ class CpuHow(How[Masks]):
     def __init__(self, layer: Any, packing: Packing, masks: Masks, *, number: int, first_only: bool) -> None:
         super().__init__(layer, packing, masks, number=number, first_only=first_only)
         self.sites = [masks.site(p) if p else NO_DROPOUT for p in self.chances]
+
+    def linear(self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the rows, multiplied by the transposed weights, and the bias."""
+        if products.takes(x_TF, weight):
+            return products.linear(x_TF, weight, bias)
+        return super().linear(x_TF, weight, bias)
+
+    def linear_gelu(
+        self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, keep: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the same and GELU of it; in the same memory if the first is not to be kept."""
+        if products.takes(x_TF, weight):
+            return products.linear_gelu(x_TF, weight, bias, keep=keep)
+        return super().linear_gelu(x_TF, weight, bias, keep=keep)
+
+    def back(
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, *, added: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the gradient of what a product was given from that of its result, and what is added."""
+        if products.takes(gradient_TF, weight):
+            return products.back(gradient_TF, weight, added=added)
+        return super().back(gradient_TF, weight, added=added)
+
+    def back_gelu(
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, before_TF: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the gradient of what GELU was given from that of the result of the product after it."""
+        if products.takes(gradient_TF, weight):
+            return products.back_gelu(gradient_TF, weight, before_TF)
+        return super().back_gelu(gradient_TF, weight, before_TF)
+
+    def back_weights(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of weights."""
+        if products.takes(gradient_TF, x_TF):
+            return products.back_linear(gradient_TF, x_TF)[0]
+        return super().back_weights(gradient_TF, x_TF)
+
+    def back_linear(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of weights and bias."""
+        if products.takes(gradient_TF, x_TF):
+            return products.back_linear(gradient_TF, x_TF)
+        return super().back_linear(gradient_TF, x_TF)
 
     def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from torch.nn.functional import gelu, linear
 
 from durabert.bert.dropout import Chance, Masks
 from durabert.bert.packing import Packing, padded_first
@@ -64,6 +65,40 @@ class How(abc.ABC, Generic[D]):
         trunk, branch = torch.empty_like(total), torch.empty_like(total)
         sums = self._add_norm_back(number, (gradient.contiguous(), total, *moments, scale), (trunk, branch))
         return trunk, branch, sums
+
+    def linear(self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """Return the rows, multiplied by the transposed weights, and the bias."""
+        return linear(x_TF, weight, bias)
+
+    def linear_gelu(
+        self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, keep: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the same and GELU of it; in the same memory if the first is not to be kept."""
+        before = self.linear(x_TF, weight, bias)
+        return before, gelu(before) if keep else torch.ops.aten.gelu_(before)
+
+    def back(
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, *, added: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the gradient of what a product was given from that of its result, and what is added."""
+        if added is None:
+            return gradient_TF @ weight
+        return torch.addmm(added, gradient_TF, weight)
+
+    def back_gelu(
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, before_TF: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the gradient of what GELU was given from that of the result of the product after it."""
+        gradient: torch.Tensor = torch.ops.aten.gelu_backward(self.back(gradient_TF, weight), before_TF)
+        return gradient
+
+    def back_weights(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of weights."""
+        return gradient_TF.t() @ x_TF
+
+    def back_linear(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of weights and bias."""
+        return self.back_weights(gradient_TF, x_TF), self.sum_tokens(gradient_TF)
 
     @abc.abstractmethod
     def sum_tokens(self, values_TF: torch.Tensor) -> torch.Tensor:

@@ -28,6 +28,17 @@ INLINED: Final = {"forceinline": True, "_nrt": False}
 _FLOATS: Final = ir.VectorType(ir.FloatType(), LANES)
 _WORDS: Final = ir.VectorType(ir.IntType(32), LANES)
 _HALVES: Final = ir.VectorType(ir.IntType(16), LANES)
+
+
+class _BFloat(ir.Type):
+    """Of LLVM, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+_ROUNDED: Final = ir.VectorType(_BFloat(), LANES)
+_PAIRS: Final = ir.VectorType(ir.IntType(16), 2 * LANES)
 _FUSED: Final = ("contract",)
 """A product and a sum may be one operation."""
 
@@ -61,14 +72,14 @@ def _floats(number: float) -> ir.Constant:
     return ir.Constant(_FLOATS, [number] * LANES)
 
 
-def _address(context, builder, array_type, array, index):
+def address_of(context, builder, array_type, array, index):
     """Return the address of a value of an array."""
     return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
 def _place(context, builder, array_type, array, index, kind):
     """Return the address of a vector in an array, and its alignment, which is that of one value."""
-    address = _address(context, builder, array_type, array, index)
+    address = address_of(context, builder, array_type, array, index)
     return builder.bitcast(address, kind.as_pointer()), 2 if kind is _HALVES else 4
 
 
@@ -97,7 +108,7 @@ def spread_from(_, array, index):
 
     def generate(context, builder, signature, arguments):
         array, index = arguments
-        value = builder.load(_address(context, builder, signature.args[0], array, index))
+        value = builder.load(address_of(context, builder, signature.args[0], array, index))
         return _splat(builder, value, _FLOATS)
 
     return _VECTOR(array, types.int64), generate
@@ -130,14 +141,33 @@ def store(_, array, index, vector):
         kind = _HALVES if is_half else _FLOATS
         address, alignment = _place(context, builder, signature.args[0], array, index, kind)
         if is_half:
-            bits = builder.bitcast(value, _WORDS)
-            odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
-            rounded = builder.add(builder.add(bits, _words(0x7FFF)), odd)
-            value = builder.trunc(builder.lshr(rounded, _words(16)), _HALVES)
+            value = builder.bitcast(builder.fptrunc(value, _ROUNDED), _HALVES)
         builder.store(value, address, align=alignment)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, _VECTOR), generate
+
+
+@intrinsic
+def store_pairs(_, array, index, upper, lower, target, place):
+    """Write 16 values of bfloat16 from ``upper`` on, each with the one from ``lower`` on beside it."""
+
+    def generate(context, builder, signature, arguments):
+        array, index, upper, lower, target, place = arguments
+        of_array, of_target = signature.args[0], signature.args[4]
+        rows = []
+        for first in (upper, lower):
+            address, alignment = _place(
+                context, builder, of_array, array, builder.add(index, first), _HALVES
+            )
+            rows.append(builder.load(address, align=alignment))
+        order = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]
+        pairs = builder.shuffle_vector(*rows, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+        address, _ = _place(context, builder, of_target, target, place, _PAIRS)
+        builder.store(pairs, address, align=2)
+        return context.get_dummy_value()
+
+    return types.void(array, *[types.int64] * 3, target, types.int64), generate
 
 
 @intrinsic
@@ -209,7 +239,19 @@ def _larger(builder, one, other):
 plus: Final = _of_two(ir.IRBuilder.fadd)
 minus: Final = _of_two(ir.IRBuilder.fsub)
 times: Final = _of_two(ir.IRBuilder.fmul)
+over: Final = _of_two(ir.IRBuilder.fdiv)
 larger: Final = _of_two(_larger)
+
+
+@intrinsic
+def where_negative(_, vector, one, other):
+    """Return the values of one vector where those of the first are below 0, and of the other elsewhere."""
+
+    def generate(_context, builder, _signature, arguments):
+        vector, one, other = arguments
+        return builder.select(builder.fcmp_ordered("<", vector, _floats(0.0)), one, other)
+
+    return _VECTOR(_VECTOR, _VECTOR, _VECTOR), generate
 
 
 @intrinsic

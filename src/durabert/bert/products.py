@@ -1,0 +1,335 @@
+"""Products of matrices in bfloat16 on the tiles of a processor with AMX, with what follows them.
+
+A library compiles a product of each new shape, which takes longer than some products of it; with two threads it
+often leaves one of them idle where a matrix is narrow, and it is slow at a transposed one. Here the shape is no
+matter, the threads share columns, and biases, GELU and sums are taken while the result is in the cache.
+
+Values are bfloat16 as the int16 with the same bits; sums are in float32, and rounded once. In which order they
+are taken depends on neither the number of threads nor the number of rows.
+
+Shape letters: M rows and N columns of a product, K values that are summed up; T tokens.
+"""
+
+# ruff: noqa: ANN001, ANN002, ANN201, ANN202 - numba compiles by the types that it is called with
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from numba import njit
+from numba.extending import register_jitable
+
+from durabert.bert.kernels import OPTIONS, array_of
+from durabert.bert.threads import on_team, share, team
+from durabert.bert.tiles import (
+    BLOCK,
+    DEPTH,
+    RIGHT,
+    SHAPES,
+    TILE,
+    add_product,
+    add_product_of_half,
+    begin_tiles,
+    clear_sums,
+    end_tiles,
+    has_tiles,
+    keep_sums,
+    take_sums,
+)
+from durabert.bert.vectors import (
+    INLINED,
+    LANES,
+    exponential,
+    larger,
+    loaded,
+    minus,
+    over,
+    plus,
+    plus_product,
+    spread,
+    store,
+    store_pairs,
+    times,
+    turn,
+    where_negative,
+)
+
+ROWS: Final = 1024
+"""Of a product that are computed with a panel of the right factor while it is in the cache."""
+SUMMED: Final = 2048
+"""Values of a sum that are, a multiple of ``DEPTH``."""
+PANELS: Final = 8 * SUMMED * BLOCK
+WORDS: Final = DEPTH // 2
+"""Values of float32 in whose place a row of the left factor lies."""
+
+
+def takes(*tensors: torch.Tensor) -> bool:
+    """Return whether products of these, each of two dimensions, are computed here."""
+    return (
+        all(one.dtype is torch.bfloat16 and one.device.type == "cpu" for one in tensors)
+        and all(one.shape[0] % TILE == 0 and one.shape[1] % BLOCK == 0 for one in tensors)
+        and has_tiles()
+    )
+
+
+def linear(x_MK: torch.Tensor, weight_NK: torch.Tensor, bias_N: torch.Tensor) -> torch.Tensor:
+    """Return the rows, multiplied by the transposed weights, and the bias."""
+    out = x_MK.new_empty((len(x_MK), len(weight_NK)))
+    _product(x_MK, weight_NK, out, is_turned=True, bias_N=bias_N)
+    return out
+
+
+def linear_gelu(
+    x_MK: torch.Tensor, weight_NK: torch.Tensor, bias_N: torch.Tensor, *, keep: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the same, and GELU of it; in the same memory if the first is not to be kept.
+
+    Source:
+        Hendrycks and Gimpel 2016, with the normal distribution function.
+    """
+    before = x_MK.new_empty((len(x_MK), len(weight_NK)))
+    after = torch.empty_like(before) if keep else before
+    _product(x_MK, weight_NK, before, is_turned=True, bias_N=bias_N, after_MN=after)
+    return before, after
+
+
+def back(
+    gradient_MK: torch.Tensor, weight_KN: torch.Tensor, *, added: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the gradient of what a layer was given from that of what it gave, and what is added to it."""
+    out = gradient_MK.new_empty((len(gradient_MK), weight_KN.shape[1]))
+    _product(gradient_MK, weight_KN, out, added_MN=added)
+    return out
+
+
+def back_gelu(gradient_MK: torch.Tensor, weight_KN: torch.Tensor, before_MN: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of what GELU was given from that of the layer after it."""
+    out = torch.empty_like(before_MN)
+    _product(gradient_MK, weight_KN, out, before_MN=before_MN)
+    return out
+
+
+def back_linear(gradient_TM: torch.Tensor, x_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of weights, (M, N), and of a bias, (M,) in float32."""
+    tokens, rows = gradient_TM.shape
+    depth = -(-tokens // DEPTH) * DEPTH
+    turned = gradient_TM.new_empty((rows, depth))
+    sums = torch.zeros(rows)
+    threads = team()
+    squares = gradient_TM.new_empty((threads[3], DEPTH * TILE))
+    into = array_of(turned)
+    _on_team_turn(
+        threads, array_of(gradient_TM), into, into.view(np.float32), array_of(sums), array_of(squares)
+    )
+    out = gradient_TM.new_empty((rows, x_TN.shape[1]))
+    _product(turned, x_TN, out)
+    return out, sums
+
+
+def _product(
+    left_MK: torch.Tensor,
+    right: torch.Tensor,
+    out_MN: torch.Tensor,
+    *,
+    is_turned: bool = False,
+    bias_N: torch.Tensor | None = None,
+    after_MN: torch.Tensor | None = None,
+    added_MN: torch.Tensor | None = None,
+    before_MN: torch.Tensor | None = None,
+) -> None:
+    """Write a product; the right factor is (N, K) if it is turned, and (K, N) if not."""
+    threads, values = team(), array_of(right)
+    # By torch, whose memory begins with a line of the cache: a row of a tile that lies in two of them takes
+    # twice as long.
+    panels = array_of(left_MK.new_empty((threads[3], PANELS)))
+    sums = array_of(torch.empty((threads[3], 8*ROWS*BLOCK if left_MK.shape[1] > SUMMED else 2*BLOCK*BLOCK)))
+    optional = (None if one is None else array_of(one) for one in (bias_N, after_MN, added_MN, before_MN))
+    _on_team_multiply(
+        threads, SHAPES, array_of(left_MK), values, values.view(np.float32) if is_turned else None,
+        array_of(out_MN), *optional, panels, panels.view(np.float32), sums,
+    )  # fmt: skip
+
+
+@register_jitable(**INLINED)
+def _take_turned(right_NW, first, word, count, words, there):
+    """Copy 32 rows of the right factor, which is transposed, as tiles."""
+    width = right_NW.shape[1]
+    for k in range(0, count, WORDS):
+        for tile in range(2):
+            turn(
+                right_NW, (first + tile * TILE) * width + word + k, width,
+                words, there + (2 * k + tile * TILE) * TILE, TILE,
+            )  # fmt: skip
+
+
+@register_jitable(**INLINED)
+def _take_pairs(right_KN, first, start, count, panel, there):
+    """Copy 32 columns of the right factor as tiles; 0 where it has no rows."""
+    rows, width = right_KN.shape
+    for k in range(0, count, 2):
+        place = there + k // DEPTH * RIGHT + k % DEPTH * TILE
+        for tile in range(2):
+            here = place + tile * DEPTH * TILE
+            if start + k < rows:
+                at = (start + k) * width + first + tile * TILE
+                store_pairs(right_KN, at, 0, width, panel, here)
+            else:
+                for i in range(2 * LANES):
+                    panel[here + i] = 0
+
+
+@register_jitable(**INLINED)
+def _normal(x):
+    """Return the normal distribution function, to 1e-7, and e to the power of minus half the square.
+
+    Source:
+        Abramowitz and Stegun 1964, 7.1.26.
+    """
+    size = larger(x, minus(spread(np.float32(0.0)), x))
+    # Not so small that products of it are: a processor takes a hundred times as long for those.
+    power = exponential(larger(spread(np.float32(-80.0)), times(times(x, x), spread(np.float32(-0.5)))))
+    one = spread(np.float32(1.0))
+    t = over(one, plus_product(one, size, spread(np.float32(0.3275911 * 0.5**0.5))))
+    p = plus_product(spread(np.float32(-0.5 * 1.453152027)), t, spread(np.float32(0.5 * 1.061405429)))
+    p = plus_product(spread(np.float32(0.5 * 1.421413741)), t, p)
+    p = plus_product(spread(np.float32(-0.5 * 0.284496736)), t, p)
+    p = plus_product(spread(np.float32(0.5 * 0.254829592)), t, p)
+    tail = times(times(t, p), power)
+    return where_negative(x, tail, minus(one, tail)), power
+
+
+@register_jitable(**INLINED)
+def _gelu(x):
+    below, _ = _normal(x)
+    return times(x, below)
+
+
+@register_jitable(**INLINED)
+def _gelu_slope(x):
+    below, power = _normal(x)
+    return plus_product(below, times(x, spread(np.float32(0.3989422804))), power)
+
+
+@register_jitable(**INLINED)
+def _finish(sums, place, rows, row, column, out_MN, bias_N, after_MN, added_MN, before_MN):
+    """Write a block of the result."""
+    width = out_MN.shape[1]
+    for i in range(rows):
+        for lane in range(0, BLOCK, LANES):
+            x = loaded(sums, place + i * BLOCK + lane)
+            at = (row + i) * width + column + lane
+            if bias_N is not None:
+                x = plus(x, loaded(bias_N, column + lane))
+            if added_MN is not None:
+                x = plus(x, loaded(added_MN, at))
+            if before_MN is not None:
+                x = times(x, _gelu_slope(loaded(before_MN, at)))
+            store(out_MN, at, x)
+            if after_MN is not None:
+                store(after_MN, at, _gelu(x))
+
+
+@njit(**OPTIONS, _nrt=False)
+def _multiply(
+    number, of, shapes, left_MK, right, right_words, out_MN, bias_N, after_MN, added_MN, before_MN,
+    panels, panels_words, sums,
+):  # fmt: skip
+    num_rows, depth = left_MK.shape
+    panel, words, sum_ = panels[number], panels_words[number], sums[number]
+    columns = out_MN.shape[1] // BLOCK
+    most = len(panel) // (min(depth, SUMMED) * BLOCK)
+    item, end = share(columns * (-(-num_rows // ROWS)), number, of)
+    begin_tiles(shapes)
+    while item < end:
+        first, left_out = item // columns * ROWS, item % columns
+        size = min(most, end - item, columns - left_out)
+        last = min(first + ROWS, num_rows)
+        for start in range(0, depth, SUMMED):
+            count = min(SUMMED, depth - start)
+            for p in range(size):
+                column = (left_out + p) * BLOCK
+                if right_words is None:
+                    _take_pairs(right, column, start, count, panel, p * count * BLOCK)
+                else:
+                    _take_turned(right_words, column, start // 2, count // 2, words, p * count * WORDS)
+            is_last = start + count == depth
+            row, column, place = first, 0, -1
+            for block in range((last - first + BLOCK - 1) // BLOCK * size):
+                before = row, column, place
+                row, p = first + block // size * BLOCK, block % size
+                column = (left_out + p) * BLOCK
+                # Sums that are done soon make way for others.
+                place = (block if depth > SUMMED else block % 2) * BLOCK * BLOCK
+                if start == 0:
+                    clear_sums()
+                else:
+                    take_sums(sum_, place)
+                at, there = row * depth + start, p * count * BLOCK
+                if row + BLOCK <= last:
+                    for k in range(0, count, DEPTH):
+                        add_product(left_MK, at + k, depth, panel, there + k * BLOCK)
+                else:
+                    for k in range(0, count, DEPTH):
+                        add_product_of_half(left_MK, at + k, depth, panel, there + k * BLOCK)
+                if is_last and before[2] >= 0:
+                    # The one before, which the processor does while it still multiplies.
+                    _finish(
+                        sum_, before[2], min(BLOCK, last - before[0]), before[0], before[1],
+                        out_MN, bias_N, after_MN, added_MN, before_MN,
+                    )  # fmt: skip
+                keep_sums(sum_, place)
+            if is_last:
+                _finish(
+                    sum_, place, min(BLOCK, last - row), row, column,
+                    out_MN, bias_N, after_MN, added_MN, before_MN,
+                )  # fmt: skip
+        item += size
+    end_tiles()
+
+
+@njit(**OPTIONS, _nrt=False)
+def _turn_share(number, of, values_TM, turned_MD, words_MD, sum_M, squares):
+    tokens, width = values_TM.shape
+    depth = turned_MD.shape[1]
+    square, words = squares[number], squares[number].view(np.float32)
+    begin, end = share(width // TILE, number, of)
+    for column in range(begin * TILE, end * TILE, TILE):
+        sums = spread(np.float32(0.0))
+        for t in range(0, depth, DEPTH):
+            for i in range(DEPTH):
+                if t + i < tokens:
+                    sums = plus(sums, loaded(values_TM, (t + i) * width + column))
+            for i in range(0, DEPTH, 2):
+                if t + i < tokens:
+                    store_pairs(values_TM, (t + i) * width + column, 0, width, square, i * TILE)
+                else:
+                    for lane in range(2 * LANES):
+                        square[i * TILE + lane] = 0
+            turn(words, 0, TILE, words_MD, (column * depth + t) // 2, depth // 2)
+        store(sum_M, column, sums)
+
+
+@njit(**OPTIONS)
+def _on_team_multiply(team, *arguments):
+    on_team(_multiply, team, arguments)
+
+
+@njit(**OPTIONS)
+def _on_team_turn(team, *arguments):
+    on_team(_turn_share, team, arguments)
+
+
+def make_ready() -> None:
+    """Call each kernel."""
+    if not has_tiles():
+        return
+    x, weight, bias = torch.zeros(TILE, BLOCK), torch.zeros(BLOCK, BLOCK), torch.zeros(BLOCK)
+    x, weight, bias = (one.bfloat16() for one in (x, weight, bias))
+    linear(x, weight, bias)
+    linear_gelu(x, weight, bias, keep=True)
+    back(x, weight)
+    back(x, weight, added=x)
+    back_gelu(x, weight, x)
+    back_linear(x, x)
