@@ -124,10 +124,10 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
     if how.first_B is not None:
         attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
     between, total1, moments1 = how.add_norm(1, how.linear(attended, ow, ob), trunk, scale1, shift1)
-    before, after = how.linear_gelu(between, iw, ib, keep=back)
+    of_gelu, after = how.linear_gelu(between, iw, ib, keep=back)
     out, total2, moments2 = how.add_norm(2, how.linear(after, pw, pb), between, scale2, shift2)
     saved = (
-        hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow, scale1,
+        hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow, scale1,
         iw, pw, scale2, *attention,
     )  # fmt: skip
     return _Pass(out, saved)
@@ -169,12 +169,12 @@ class _Layer(torch.autograd.Function):
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         how: How[Any] = context.how
         (
-            hidden, projecting, attended, total1, moments1, between, before, after, total2, moments2, ow,
+            hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow,
             scale1, iw, pw, scale2, *attention,
         ) = context.saved_tensors  # fmt: skip
         trunk, branch, sums2 = how.add_norm_back(2, gradients[0], total2, moments2, scale2)
         d_pw = how.back_weights(branch, after)
-        inner = how.back_gelu(branch, pw, before)
+        inner = how.back_gelu(branch, pw, of_gelu)
         d_iw, d_ib = how.back_linear(inner, between)
         d_between = how.back(inner, iw, added=trunk)
         trunk, branch, sums1 = how.add_norm_back(1, d_between, total1, moments1, scale1)

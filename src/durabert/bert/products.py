@@ -45,9 +45,9 @@ from durabert.bert.vectors import (
     larger,
     loaded,
     minus,
-    over,
     plus,
     plus_product,
+    reciprocal,
     spread,
     store,
     store_pairs,
@@ -61,6 +61,8 @@ ROWS: Final = 1024
 SUMMED: Final = 2048
 """Values of a sum that are, a multiple of ``DEPTH``."""
 PANELS: Final = 8 * SUMMED * BLOCK
+DENSITY: Final = np.float32((2 * np.pi) ** -0.5)
+"""Of the normal distribution at 0."""
 WORDS: Final = DEPTH // 2
 """Values of float32 in whose place a row of the left factor lies."""
 
@@ -84,15 +86,15 @@ def linear(x_MK: torch.Tensor, weight_NK: torch.Tensor, bias_N: torch.Tensor) ->
 def linear_gelu(
     x_MK: torch.Tensor, weight_NK: torch.Tensor, bias_N: torch.Tensor, *, keep: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the same, and GELU of it; in the same memory if the first is not to be kept.
+    """Return the slope of GELU at the same, nothing of use if it is not to be kept, and GELU.
 
     Source:
         Hendrycks and Gimpel 2016, with the normal distribution function.
     """
-    before = x_MK.new_empty((len(x_MK), len(weight_NK)))
-    after = torch.empty_like(before) if keep else before
-    _product(x_MK, weight_NK, before, is_turned=True, bias_N=bias_N, after_MN=after)
-    return before, after
+    after = x_MK.new_empty((len(x_MK), len(weight_NK)))
+    slope = torch.empty_like(after) if keep else after
+    _product(x_MK, weight_NK, after, is_turned=True, bias_N=bias_N, slope_MN=slope)
+    return slope, after
 
 
 def back(
@@ -104,10 +106,10 @@ def back(
     return out
 
 
-def back_gelu(gradient_MK: torch.Tensor, weight_KN: torch.Tensor, before_MN: torch.Tensor) -> torch.Tensor:
+def back_gelu(gradient_MK: torch.Tensor, weight_KN: torch.Tensor, slope_MN: torch.Tensor) -> torch.Tensor:
     """Return the gradient of what GELU was given from that of the layer after it."""
-    out = torch.empty_like(before_MN)
-    _product(gradient_MK, weight_KN, out, before_MN=before_MN)
+    out = torch.empty_like(slope_MN)
+    _product(gradient_MK, weight_KN, out, factor_MN=slope_MN)
     return out
 
 
@@ -135,9 +137,9 @@ def _product(
     *,
     is_turned: bool = False,
     bias_N: torch.Tensor | None = None,
-    after_MN: torch.Tensor | None = None,
+    slope_MN: torch.Tensor | None = None,
     added_MN: torch.Tensor | None = None,
-    before_MN: torch.Tensor | None = None,
+    factor_MN: torch.Tensor | None = None,
 ) -> None:
     """Write a product; the right factor is (N, K) if it is turned, and (K, N) if not."""
     threads, values = team(), array_of(right)
@@ -145,7 +147,7 @@ def _product(
     # twice as long.
     panels = array_of(left_MK.new_empty((threads[3], PANELS)))
     sums = array_of(torch.empty((threads[3], 8*ROWS*BLOCK if left_MK.shape[1] > SUMMED else 2*BLOCK*BLOCK)))
-    optional = (None if one is None else array_of(one) for one in (bias_N, after_MN, added_MN, before_MN))
+    optional = (None if one is None else array_of(one) for one in (bias_N, slope_MN, added_MN, factor_MN))
     _on_team_multiply(
         threads, SHAPES, array_of(left_MK), values, values.view(np.float32) if is_turned else None,
         array_of(out_MN), *optional, panels, panels.view(np.float32), sums,
@@ -191,7 +193,7 @@ def _normal(x):
     # Not so small that products of it are: a processor takes a hundred times as long for those.
     power = exponential(larger(spread(np.float32(-80.0)), times(times(x, x), spread(np.float32(-0.5)))))
     one = spread(np.float32(1.0))
-    t = over(one, plus_product(one, size, spread(np.float32(0.3275911 * 0.5**0.5))))
+    t = reciprocal(plus_product(one, size, spread(np.float32(0.3275911 * 0.5**0.5))))
     p = plus_product(spread(np.float32(-0.5 * 1.453152027)), t, spread(np.float32(0.5 * 1.061405429)))
     p = plus_product(spread(np.float32(0.5 * 1.421413741)), t, p)
     p = plus_product(spread(np.float32(-0.5 * 0.284496736)), t, p)
@@ -201,19 +203,7 @@ def _normal(x):
 
 
 @register_jitable(**INLINED)
-def _gelu(x):
-    below, _ = _normal(x)
-    return times(x, below)
-
-
-@register_jitable(**INLINED)
-def _gelu_slope(x):
-    below, power = _normal(x)
-    return plus_product(below, times(x, spread(np.float32(0.3989422804))), power)
-
-
-@register_jitable(**INLINED)
-def _finish(sums, place, rows, row, column, out_MN, bias_N, after_MN, added_MN, before_MN):
+def _finish(sums, place, rows, row, column, out_MN, bias_N, slope_MN, added_MN, factor_MN):
     """Write a block of the result."""
     width = out_MN.shape[1]
     for i in range(rows):
@@ -224,28 +214,34 @@ def _finish(sums, place, rows, row, column, out_MN, bias_N, after_MN, added_MN, 
                 x = plus(x, loaded(bias_N, column + lane))
             if added_MN is not None:
                 x = plus(x, loaded(added_MN, at))
-            if before_MN is not None:
-                x = times(x, _gelu_slope(loaded(before_MN, at)))
+            if factor_MN is not None:
+                x = times(x, loaded(factor_MN, at))
+            if slope_MN is not None:
+                below, power = _normal(x)
+                store(slope_MN, at, plus_product(below, times(x, spread(DENSITY)), power))
+                x = times(x, below)
             store(out_MN, at, x)
-            if after_MN is not None:
-                store(after_MN, at, _gelu(x))
 
 
 @njit(**OPTIONS, _nrt=False)
 def _multiply(
-    number, of, shapes, left_MK, right, right_words, out_MN, bias_N, after_MN, added_MN, before_MN,
+    number, of, shapes, left_MK, right, right_words, out_MN, bias_N, slope_MN, added_MN, factor_MN,
     panels, panels_words, sums,
 ):  # fmt: skip
     num_rows, depth = left_MK.shape
     panel, words, sum_ = panels[number], panels_words[number], sums[number]
     columns = out_MN.shape[1] // BLOCK
     most = len(panel) // (min(depth, SUMMED) * BLOCK)
-    item, end = share(columns * (-(-num_rows // ROWS)), number, of)
+    most_rows = ROWS
+    if num_rows > out_MN.shape[1]:
+        # Each thread its rows, which it may have in its cache.
+        most_rows = min(ROWS, (num_rows + of * BLOCK - 1) // (of * BLOCK) * BLOCK)
+    item, end = share(columns * (-(-num_rows // most_rows)), number, of)
     begin_tiles(shapes)
     while item < end:
-        first, left_out = item // columns * ROWS, item % columns
+        first, left_out = item // columns * most_rows, item % columns
         size = min(most, end - item, columns - left_out)
-        last = min(first + ROWS, num_rows)
+        last = min(first + most_rows, num_rows)
         for start in range(0, depth, SUMMED):
             count = min(SUMMED, depth - start)
             for p in range(size):
@@ -277,13 +273,13 @@ def _multiply(
                     # The one before, which the processor does while it still multiplies.
                     _finish(
                         sum_, before[2], min(BLOCK, last - before[0]), before[0], before[1],
-                        out_MN, bias_N, after_MN, added_MN, before_MN,
+                        out_MN, bias_N, slope_MN, added_MN, factor_MN,
                     )  # fmt: skip
                 keep_sums(sum_, place)
             if is_last:
                 _finish(
                     sum_, place, min(BLOCK, last - row), row, column,
-                    out_MN, bias_N, after_MN, added_MN, before_MN,
+                    out_MN, bias_N, slope_MN, added_MN, factor_MN,
                 )  # fmt: skip
         item += size
     end_tiles()

@@ -239,8 +239,30 @@ def _larger(builder, one, other):
 plus: Final = _of_two(ir.IRBuilder.fadd)
 minus: Final = _of_two(ir.IRBuilder.fsub)
 times: Final = _of_two(ir.IRBuilder.fmul)
-over: Final = _of_two(ir.IRBuilder.fdiv)
 larger: Final = _of_two(_larger)
+
+
+@intrinsic
+def _rough_reciprocal(_, vector):
+    def generate(_context, builder, _signature, arguments):
+        number = ir.IntType(16)
+        kind = ir.FunctionType(_FLOATS, [_FLOATS, _FLOATS, number])
+        function = builder.module.declare_intrinsic("llvm.x86.avx512.rcp14.ps.512", fnty=kind)
+        return builder.call(function, [arguments[0], _floats(0.0), number(-1)])
+
+    return _VECTOR(_VECTOR), generate
+
+
+@register_jitable(**INLINED)
+def reciprocal(vector):
+    """Return 1 over the values of a vector, to 1e-7, on a processor with AVX-512.
+
+    Source:
+        A step of Newton's method after a table; a division takes four times as long.
+    """
+    rough = _rough_reciprocal(vector)
+    error = minus(spread(np.float32(1.0)), times(vector, rough))
+    return plus_product(rough, rough, error)
 
 
 @intrinsic
