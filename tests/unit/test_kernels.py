@@ -18,6 +18,7 @@ from numba import njit
 
 from durabert.bert import adamw, attention_kernels, kernels
 from durabert.bert.threads import ALONE, alone, on_team, team
+from durabert.bert.vectors import LANES, loaded, store
 
 WIDTH = 320
 HEADS = WIDTH // 32
@@ -318,3 +319,26 @@ def size_of_block(libc, count):
         if 0 <= place - given < size:
             return size + 4 * (count - SMALL)
     pytest.fail("the heap gives memory of no size again")
+
+
+@njit
+def rounded(values, halves):
+    for place in range(0, len(values), LANES):
+        store(halves, place, loaded(values, place))
+
+
+def test_a_value_is_rounded_to_the_nearest_even_whatever_it_is():
+    bits = torch.randint(-(2**31), 2**31, (1 << 16,), dtype=torch.int64).int()
+    # Halfway between two values of bfloat16, above an even one and above an odd one.
+    bits[:1024] = (bits[:1024] & -0x10000) | 0x8000
+    values = torch.cat([bits.view(torch.float32), torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0] * 4)])
+    # Too small for all of their digits: some processors take them for 0.
+    values = values[(values.abs() >= 2.0**-126) | (values == 0) | values.isnan()]
+    values = values[: len(values) // LANES * LANES]
+    halves = torch.empty(len(values), dtype=torch.bfloat16)
+
+    rounded(kernels.array_of(values), kernels.array_of(halves))
+
+    expected = values.bfloat16()
+    assert torch.equal(halves.isnan(), expected.isnan())
+    assert torch.equal(halves[~halves.isnan()], expected[~expected.isnan()])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from durabert.bert import adamw, attention_kernels, kernels, products
+from durabert.bert import adamw, attention_kernels, attention_tiles, kernels, products
 from durabert.bert.threads import alone, team
 
 
@@ -33,6 +33,7 @@ def make_ready() -> None:
         kernels.draw(team(), *site, rows[0, 0])
     adamw.make_ready()
     products.make_ready()
+    attention_tiles.make_ready()
 
 
 with alone():

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import torch
 
-from durabert.bert import flash
+from durabert.bert import attention_tiles, flash
 from durabert.bert.attention_kernels import LONGEST
 from durabert.bert.dropout import Chance, Masks
 from durabert.bert.fused_cpu import CpuHow
@@ -94,8 +94,12 @@ def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> C
         from durabert.bert.fused_gpu import GpuHow
 
         return GpuHow if flash.takes(width, layer.attention.self.query.weight.dtype) else None
-    is_small = max(width, packing.sizes[-1]) <= LONGEST and width % LANES == 0
-    return CpuHow if isinstance(masks, Masks) and is_small else None
+    if not isinstance(masks, Masks) or width % LANES:
+        return None
+    is_small = max(width, packing.sizes[-1]) <= LONGEST
+    is_scored = not torch.is_grad_enabled() and not layer.training
+    dtype = layer.attention.self.query.weight.dtype
+    return CpuHow if is_small or (is_scored and attention_tiles.takes(width, dtype)) else None
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...]
     """
     qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
     projecting = _joined(qw, kw, vw)
-    attended, *attention = how.attend(how.linear(hidden, projecting, _joined(qb, kb, vb)))
+    attended, *attention = how.attend(how.linear(hidden, projecting, _joined(qb, kb, vb)), keep=back)
     if not back:
         attention.clear()
     trunk = hidden

@@ -11,8 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from durabert.bert import attention_kernels, kernels, products
-from durabert.bert.attention_kernels import LONGEST
+from durabert.bert import attention_kernels, attention_tiles, kernels, products
 from durabert.bert.dropout import Masks, Site
 from durabert.bert.fused_parts import How, Tensors
 from durabert.bert.kernels import array_of
@@ -71,11 +70,23 @@ class CpuHow(How[Masks]):
             return products.back_linear(gradient_TF, x_TF)
         return super().back_linear(gradient_TF, x_TF)
 
-    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def attend(self, projected_T3F: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, ...]:
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
         out = projected_T3F.new_empty((len(projected_T3F), projected_T3F.shape[1] // 3))
-        self._each_head(attention_kernels.attend, projected_T3F, out=out)
+        if keep or not attention_tiles.takes(out.shape[1] // self.packing.num_heads, out.dtype):
+            self._each_head(attention_kernels.attend, projected_T3F, out=out)
+            return out, projected_T3F
+        out[self.packing.num_tokens :] = 0
+        attention_tiles.attend(
+            projected_T3F, self.packing.starts, self.packing.num_heads,
+            queries=self._queries, scaling=self.scaling, out_TF=out,
+        )  # fmt: skip
         return out, projected_T3F
+
+    @property
+    def _queries(self) -> int:
+        """Tokens of a sequence at most whose attention is asked for."""
+        return 1 if self.first_B is not None else self.packing.longest
 
     def attend_back(self, gradient_TF: torch.Tensor, *saved: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the projections, (T, 3 F)."""
@@ -89,7 +100,7 @@ class CpuHow(How[Masks]):
         out[packing.num_tokens :] = 0
         kernel(
             team(), *map(array_of, given), packing.starts, packing.num_heads,
-            1 if self.first_B is not None else LONGEST, self.scaling, *site.key, site.dropped, site.scale,
+            self._queries, self.scaling, *site.key, site.dropped, site.scale,
             array_of(out),
         )  # fmt: skip
 

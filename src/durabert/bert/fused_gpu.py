@@ -29,7 +29,7 @@ COLUMNS: Final = 64
 class GpuHow(How[Chance]):
     """A layer and a batch on a GPU."""
 
-    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def attend(self, projected_T3F: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, ...]:  # noqa: ARG002
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
         tokens, size = len(projected_T3F), projected_T3F.shape[1] // 3
         if self._is_short(size):

@@ -37,7 +37,7 @@ class How(abc.ABC, Generic[D]):
         self.first_B = padded_first(packing) if first_only else None
 
     @abc.abstractmethod
-    def attend(self, projected_T3F: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def attend(self, projected_T3F: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, ...]:
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
 
     @abc.abstractmethod

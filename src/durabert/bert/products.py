@@ -1,16 +1,17 @@
 """Products of matrices in bfloat16 on the tiles of a processor with AMX, with what follows them.
 
-A library compiles a product of each new shape, which takes longer than some products of it; with two threads it
-often leaves one of them idle where a matrix is narrow, and it is slow at a transposed one. Here the shape is no
-matter, the threads share columns, and biases, GELU and sums are taken while the result is in the cache.
+A library compiles a product of each new shape, which takes longer than some products of it; it often leaves
+one of two threads idle where a matrix is narrow, and it is slow at a transposed one. Here the shape is no matter,
+threads share columns or rows, and biases, GELU and sums are taken while the result is at hand.
 
-Values are bfloat16 as the int16 with the same bits; sums are in float32, and rounded once. In which order they
-are taken depends on neither the number of threads nor the number of rows.
+Values are bfloat16 as the int16 with the same bits; sums are in float32, and rounded once. They are taken in
+an order that depends on neither the number of threads nor the number of rows.
 
-Shape letters: M rows and N columns of a product, K values that are summed up; T tokens.
+Shape letters: M rows and N columns of a product, K values that are summed up; T tokens, and D of them filled
+up to whole tiles.
 """
 
-# ruff: noqa: ANN001, ANN002, ANN201, ANN202 - numba compiles by the types that it is called with
+# ruff: noqa: ANN001, ANN002, ANN202 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 
@@ -57,14 +58,15 @@ from durabert.bert.vectors import (
 )
 
 ROWS: Final = 1024
-"""Of a product that are computed with a panel of the right factor while it is in the cache."""
+"""Of a product that are computed with a panel of 32 columns of the right factor, at most."""
 SUMMED: Final = 2048
-"""Values of a sum that are, a multiple of ``DEPTH``."""
-PANELS: Final = 8 * SUMMED * BLOCK
+"""Values of a sum that are, at most; a multiple of ``DEPTH``."""
+PANELS: Final = 8
+"""Of so many values that lie in the cache of a core at a time; more of fewer."""
+WORDS: Final = DEPTH // 2
+"""Values of float32 in whose place those of a row of a tile lie."""
 DENSITY: Final = np.float32((2 * np.pi) ** -0.5)
 """Of the normal distribution at 0."""
-WORDS: Final = DEPTH // 2
-"""Values of float32 in whose place a row of the left factor lies."""
 
 
 def takes(*tensors: torch.Tensor) -> bool:
@@ -145,8 +147,11 @@ def _product(
     threads, values = team(), array_of(right)
     # By torch, whose memory begins with a line of the cache: a row of a tile that lies in two of them takes
     # twice as long.
-    panels = array_of(left_MK.new_empty((threads[3], PANELS)))
-    sums = array_of(torch.empty((threads[3], 8*ROWS*BLOCK if left_MK.shape[1] > SUMMED else 2*BLOCK*BLOCK)))
+    depth, width = left_MK.shape[1], out_MN.shape[1]
+    most = min(PANELS * SUMMED * BLOCK, width * min(depth, SUMMED))
+    panels = array_of(left_MK.new_empty((threads[3], most)))
+    blocks = 2 if depth <= SUMMED else PANELS * ROWS // BLOCK
+    sums = array_of(torch.empty((threads[3], blocks * BLOCK * BLOCK)))
     optional = (None if one is None else array_of(one) for one in (bias_N, slope_MN, added_MN, factor_MN))
     _on_team_multiply(
         threads, SHAPES, array_of(left_MK), values, values.view(np.float32) if is_turned else None,
@@ -223,64 +228,85 @@ def _finish(sums, place, rows, row, column, out_MN, bias_N, slope_MN, added_MN, 
             store(out_MN, at, x)
 
 
+@register_jitable(**INLINED)
+def _take(right, right_words, column, size, start, count, panel, words):
+    """Copy so many panels of the right factor as tiles."""
+    for p in range(size):
+        if right_words is None:
+            _take_pairs(right, column + p * BLOCK, start, count, panel, p * count * BLOCK)
+        else:
+            _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, words, p * count * WORDS)
+
+
+@register_jitable(**INLINED)
+def _add(left_MK, at, rows, panel, there, count):
+    """Add a product to the sums of a block."""
+    depth = left_MK.shape[1]
+    if rows == BLOCK:
+        for k in range(0, count, DEPTH):
+            add_product(left_MK, at + k, depth, panel, there + k * BLOCK)
+    else:
+        for k in range(0, count, DEPTH):
+            add_product_of_half(left_MK, at + k, depth, panel, there + k * BLOCK)
+
+
+@register_jitable(**INLINED)
+def _multiply_rows(
+    left_MK, start, count, first, last, panel, left_out, size, sums,
+    out_MN, bias_N, slope_MN, added_MN, factor_MN,
+):  # fmt: skip
+    """Multiply rows by panels, and write the result if there is no more to be added."""
+    depth = left_MK.shape[1]
+    row, column, place = first, 0, 0
+    for block in range((last - first + BLOCK - 1) // BLOCK * size):
+        row_before, column_before, place_before = row, column, place
+        row, p = first + block // size * BLOCK, block % size
+        column = (left_out + p) * BLOCK
+        # Sums that are done soon make way for others.
+        place = (block if depth > SUMMED else block % 2) * BLOCK * BLOCK
+        if start == 0:
+            clear_sums()
+        else:
+            take_sums(sums, place)
+        _add(left_MK, row * depth + start, min(BLOCK, last - row), panel, p * count * BLOCK, count)
+        if start + count == depth and block > 0:
+            # The one before, which the processor does while it still multiplies.
+            _finish(
+                sums, place_before, min(BLOCK, last - row_before), row_before, column_before,
+                out_MN, bias_N, slope_MN, added_MN, factor_MN,
+            )  # fmt: skip
+        keep_sums(sums, place)
+    if start + count == depth:
+        _finish(
+            sums, place, min(BLOCK, last - row), row, column, out_MN, bias_N, slope_MN, added_MN, factor_MN
+        )
+
+
 @njit(**OPTIONS, _nrt=False)
 def _multiply(
     number, of, shapes, left_MK, right, right_words, out_MN, bias_N, slope_MN, added_MN, factor_MN,
     panels, panels_words, sums,
 ):  # fmt: skip
     num_rows, depth = left_MK.shape
-    panel, words, sum_ = panels[number], panels_words[number], sums[number]
     columns = out_MN.shape[1] // BLOCK
-    most = len(panel) // (min(depth, SUMMED) * BLOCK)
-    most_rows = ROWS
+    most_rows, most_panels = ROWS, panels.shape[1] // (min(depth, SUMMED) * BLOCK)
     if num_rows > out_MN.shape[1]:
         # Each thread its rows, which it may have in its cache.
         most_rows = min(ROWS, (num_rows + of * BLOCK - 1) // (of * BLOCK) * BLOCK)
-    item, end = share(columns * (-(-num_rows // most_rows)), number, of)
+    item, end = share(columns * ((num_rows + most_rows - 1) // most_rows), number, of)
     begin_tiles(shapes)
     while item < end:
         first, left_out = item // columns * most_rows, item % columns
-        size = min(most, end - item, columns - left_out)
-        last = min(first + most_rows, num_rows)
+        last, size = min(first + most_rows, num_rows), min(most_panels, end - item, columns - left_out)
         for start in range(0, depth, SUMMED):
             count = min(SUMMED, depth - start)
-            for p in range(size):
-                column = (left_out + p) * BLOCK
-                if right_words is None:
-                    _take_pairs(right, column, start, count, panel, p * count * BLOCK)
-                else:
-                    _take_turned(right_words, column, start // 2, count // 2, words, p * count * WORDS)
-            is_last = start + count == depth
-            row, column, place = first, 0, -1
-            for block in range((last - first + BLOCK - 1) // BLOCK * size):
-                before = row, column, place
-                row, p = first + block // size * BLOCK, block % size
-                column = (left_out + p) * BLOCK
-                # Sums that are done soon make way for others.
-                place = (block if depth > SUMMED else block % 2) * BLOCK * BLOCK
-                if start == 0:
-                    clear_sums()
-                else:
-                    take_sums(sum_, place)
-                at, there = row * depth + start, p * count * BLOCK
-                if row + BLOCK <= last:
-                    for k in range(0, count, DEPTH):
-                        add_product(left_MK, at + k, depth, panel, there + k * BLOCK)
-                else:
-                    for k in range(0, count, DEPTH):
-                        add_product_of_half(left_MK, at + k, depth, panel, there + k * BLOCK)
-                if is_last and before[2] >= 0:
-                    # The one before, which the processor does while it still multiplies.
-                    _finish(
-                        sum_, before[2], min(BLOCK, last - before[0]), before[0], before[1],
-                        out_MN, bias_N, slope_MN, added_MN, factor_MN,
-                    )  # fmt: skip
-                keep_sums(sum_, place)
-            if is_last:
-                _finish(
-                    sum_, place, min(BLOCK, last - row), row, column,
-                    out_MN, bias_N, slope_MN, added_MN, factor_MN,
-                )  # fmt: skip
+            _take(
+                right, right_words, left_out * BLOCK, size, start, count, panels[number], panels_words[number]
+            )
+            _multiply_rows(
+                left_MK, start, count, first, last, panels[number], left_out, size, sums[number],
+                out_MN, bias_N, slope_MN, added_MN, factor_MN,
+            )  # fmt: skip
         item += size
     end_tiles()
 

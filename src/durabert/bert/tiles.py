@@ -1,8 +1,8 @@
 """The tile registers of Intel's AMX, for kernels that say themselves what is multiplied in them.
 
-A tile is 16 rows of 64 bytes. The result of a block is four of them, 32 x 32 sums in float32; the left factor
-is two tiles of 16 rows and 32 values of bfloat16 each. The right one is two tiles as well, each of which holds 32
-values of 16 columns: pairs of values that lie below each other are side by side.
+A tile is 16 rows of 64 bytes. The result of a block is four of them, 32 x 32 sums in float32. The left factor
+is two tiles of 16 rows, with 32 values of bfloat16 each; the right one is two tiles, too, with 32 values of 16
+columns each: of those, two that lie below each other are side by side.
 
 All but ``has_tiles`` is for use inside of kernels.
 """
@@ -33,7 +33,6 @@ DEPTH: Final = 32
 """Values of a row of the left factor, and of a column of the right one, that are multiplied at once."""
 RIGHT: Final = DEPTH * BLOCK
 """Values of the right factor that are."""
-import os
 _FEATURES: Final = ("amx-tile", "amx-bf16", "avx512bf16")
 _BYTES: Final = 64
 _SUMS: Final = ((0, 1), (2, 3))
@@ -58,7 +57,7 @@ SHAPES: Final = _shapes()
 def has_tiles() -> bool:
     """Return whether this process can use tiles, which it asks the kernel of Linux for."""
     features = llvmlite.binding.get_host_cpu_features()
-    return all(features.get(name, False) for name in _FEATURES) and bool(torch.cpu._init_amx())
+    return all(features.get(name, False) for name in _FEATURES) and bool(torch.cpu._init_amx())  # noqa: SLF001
 
 
 def _call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:
@@ -83,7 +82,7 @@ def begin_tiles(_, shapes):
     """Let this thread use tiles, of ``SHAPES``."""
 
     def generate(context, builder, signature, arguments):
-        _call(builder, "ldtilecfg", _pointer(context, builder, *signature.args, *arguments, _stride(0)))
+        _call(builder, "ldtilecfg", _pointer(context, builder, signature.args[0], arguments[0], _stride(0)))
         return context.get_dummy_value()
 
     return types.void(shapes), generate
@@ -148,27 +147,15 @@ def _of_rows(rows: int):
                 pointer = _pointer(context, builder, of_array, array, index)
                 _call(builder, "tileloadd64", _tile(tile), pointer, stride)
 
-            def load_right(number):
+            for number, tile in enumerate(_RIGHT):
                 behind = builder.add(place, _stride(number * DEPTH * TILE))
-                load(_RIGHT[number], of_right, right, behind, _stride(_BYTES))
-
-            def load_left(number):
+                load(tile, of_right, right, behind, _stride(_BYTES))
+            for number, tile in enumerate(_LEFT[:rows]):
                 below = builder.add(first, builder.mul(step, _stride(number * TILE)))
-                load(_LEFT[number], of_left, left, below, builder.mul(step, _stride(2)))
-
-            def multiply(row, column):
-                _call(builder, "tdpbf16ps", _tile(_SUMS[row][column]), _tile(_LEFT[row]), _tile(_RIGHT[column]))
-
-            order = os.environ.get("ORDER", "b0 b1 a0 00 01 a1 10 11").split()
-            for what in order:
-                if rows == 1 and (what == "a1" or what[0] == "1"):
-                    continue
-                if what[0] == "b":
-                    load_right(int(what[1]))
-                elif what[0] == "a":
-                    load_left(int(what[1]))
-                else:
-                    multiply(int(what[0]), int(what[1]))
+                load(tile, of_left, left, below, builder.mul(step, _stride(2)))
+            for number, tile in enumerate(_LEFT[:rows]):
+                for column, other in enumerate(_RIGHT):
+                    _call(builder, "tdpbf16ps", _tile(_SUMS[number][column]), _tile(tile), _tile(other))
             return context.get_dummy_value()
 
         return types.void(left, types.int64, types.int64, right, types.int64), generate
@@ -177,7 +164,7 @@ def _of_rows(rows: int):
 
 
 add_product: Final = _of_rows(2)
-"""Add to the sums a product of 32 rows: ``DEPTH`` values of each from a place on, whose rows are ``step`` values
-apart, and the ``RIGHT`` values from another place on."""
+"""Add to the sums a product of 32 rows: ``DEPTH`` values of each from a place on, ``step`` values apart, and
+``RIGHT`` values from another place on."""
 add_product_of_half: Final = _of_rows(1)
 """The same of 16 rows."""

@@ -157,9 +157,7 @@ def store_pairs(_, array, index, upper, lower, target, place):
         of_array, of_target = signature.args[0], signature.args[4]
         rows = []
         for first in (upper, lower):
-            address, alignment = _place(
-                context, builder, of_array, array, builder.add(index, first), _HALVES
-            )
+            address, alignment = _place(context, builder, of_array, array, builder.add(index, first), _HALVES)
             rows.append(builder.load(address, align=alignment))
         order = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]
         pairs = builder.shuffle_vector(*rows, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
