@@ -1,8 +1,8 @@
 """Products of matrices in bfloat16 on the tiles of a processor with AMX, with what follows them.
 
 A library compiles a product of each new shape, which takes longer than some products of it; it often leaves
-one of two threads idle where a matrix is narrow, and it is slow at a transposed one. Here the shape is no matter,
-threads share columns or rows, and biases, GELU and sums are taken while the result is at hand.
+one of two threads idle where a matrix is narrow, and it is slow at a transposed one. Here the shape is no
+matter, threads share columns or rows, and biases, GELU and sums are taken while the result is at hand.
 
 Values are bfloat16 as the int16 with the same bits; sums are in float32, and rounded once. They are taken in
 an order that depends on neither the number of threads nor the number of rows.
