@@ -1,8 +1,8 @@
 """The tile registers of Intel's AMX, for kernels that say themselves what is multiplied in them.
 
 A tile is 16 rows of 64 bytes. The result of a block is four of them, 32 x 32 sums in float32. The left factor
-is two tiles of 16 rows, with 32 values of bfloat16 each; the right one is two tiles, too, with 32 values of 16
-columns each: of those, two that lie below each other are side by side.
+is two tiles of 16 rows, with 32 values of bfloat16 each; the right one is two tiles, too, with 32 values of
+16 columns each: of those, two that lie below each other are side by side.
 
 All but ``has_tiles`` is for use inside of kernels.
 """
