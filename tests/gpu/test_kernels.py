@@ -160,7 +160,7 @@ def test_attention_is_that_of_torch(heads, width, longest):
     expected = attended(exact, heads, None)
     expected.backward(gradient[:tokens].double())
 
-    out, *saved = layer.attend(projected)
+    out, *saved = layer.attend(projected, keep=True)
     change = layer.attend_back(gradient, *saved)
 
     near(out[:tokens], expected)
@@ -182,7 +182,7 @@ def test_attention_drops_the_same_weights_on_the_way_back(longest):
     for size in SIZES:
         seen[begin : begin + size, 2] = torch.eye(size, width, device=GPU)[:, None].bfloat16()
         begin += size
-    weights, begin = layer.attend(seen.view(projected.shape))[0].view(-1, heads, width), 0
+    weights, begin = layer.attend(seen.view(projected.shape), keep=True)[0].view(-1, heads, width), 0
     for size in SIZES:
         masks.append((weights[begin : begin + size, :, :size] != 0).transpose(0, 1) / (1 - p))
         begin += size
@@ -192,7 +192,7 @@ def test_attention_drops_the_same_weights_on_the_way_back(longest):
     expected = attended(exact, heads, masks)
     expected.backward(gradient[:tokens].double())
 
-    out, *saved = layer.attend(projected)
+    out, *saved = layer.attend(projected, keep=True)
 
     near(out[:tokens], expected)
     near(layer.attend_back(gradient, *saved), exact.grad)
