@@ -15,7 +15,9 @@ from numba.core.caching import InTreeCacheLocator
 
 SOURCES: Final = {
     Path(__file__).with_name(f"{name}.py")
-    for name in ("adamw", "attention_kernels", "kernels", "threads", "vectors")
+    for name in (
+        "adamw", "attention_kernels", "attention_tiles", "kernels", "products", "threads", "tiles", "vectors",
+    )  # fmt: skip
 }
 """Files with functions that numba compiles."""
 
