@@ -16,8 +16,15 @@ from numba.core.caching import InTreeCacheLocator
 SOURCES: Final = {
     Path(__file__).with_name(f"{name}.py")
     for name in (
-        "adamw", "attention_kernels", "attention_tiles", "kernels", "products", "threads", "tiles", "vectors",
-    )  # fmt: skip
+        "adamw",
+        "attention_kernels",
+        "attention_tiles",
+        "kernels",
+        "products",
+        "threads",
+        "tiles",
+        "vectors",
+    )
 }
 """Files with functions that numba compiles."""
 
