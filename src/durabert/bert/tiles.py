@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 from typing import Any, Final
 
-import llvmlite.binding
 import numpy as np
 import torch
 from llvmlite import ir
@@ -23,7 +22,7 @@ from numba.core.cgutils import voidptr_t
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from durabert.bert.vectors import address_of
+from durabert.bert.vectors import address_of, compiles_for
 
 TILE: Final = 16
 """Rows of a tile, and columns of one of sums."""
@@ -56,8 +55,7 @@ SHAPES: Final = _shapes()
 @functools.cache
 def has_tiles() -> bool:
     """Return whether this process can use tiles, which it asks the kernel of Linux for."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return all(features.get(name, False) for name in _FEATURES) and bool(torch.cpu._init_amx())  # noqa: SLF001
+    return compiles_for(*_FEATURES) and bool(torch.cpu._init_amx())  # noqa: SLF001 - torch shows no other
 
 
 def _call(builder: ir.IRBuilder, name: str, *arguments: Any) -> None:

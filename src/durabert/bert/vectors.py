@@ -12,6 +12,7 @@ All functions are for use inside of kernels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.datamodel import models
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable, register_model
 
 LANES: Final = 16
@@ -83,6 +85,24 @@ def _place(context, builder, array_type, array, index, kind):
     return builder.bitcast(address, kind.as_pointer()), 2 if kind is _HALVES else 4
 
 
+@functools.cache
+def compiles_for(*features: str) -> bool:
+    """Return whether numba compiles for a processor that has these, by their names in LLVM."""
+    of_target = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return all(f"+{feature}" in of_target for feature in features)
+
+
+def _rounded(builder, value):
+    """Return values of float32 as bfloat16, rounded to the nearest even."""
+    if compiles_for("avx512bf16"):
+        return builder.bitcast(builder.fptrunc(value, _ROUNDED), _HALVES)
+    # Elsewhere LLVM would call a function of a library that is not there.
+    bits = builder.bitcast(value, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    rounded = builder.add(builder.add(bits, _words(0x7FFF)), odd)
+    return builder.trunc(builder.lshr(rounded, _words(16)), _HALVES)
+
+
 def _tree(builder, vector, combine: Callable[[ir.IRBuilder, Any, Any], Any]):
     """Combine all values of a vector, in the same order each time."""
     for distance in (8, 4, 2, 1):
@@ -141,7 +161,7 @@ def store(_, array, index, vector):
         kind = _HALVES if is_half else _FLOATS
         address, alignment = _place(context, builder, signature.args[0], array, index, kind)
         if is_half:
-            value = builder.bitcast(builder.fptrunc(value, _ROUNDED), _HALVES)
+            value = _rounded(builder, value)
         builder.store(value, address, align=alignment)
         return context.get_dummy_value()
 
