@@ -30,15 +30,15 @@ class CpuHow(How[Masks]):
 
     def linear(self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Return the rows, multiplied by the transposed weights, and the bias."""
-        if products.takes(x_TF, weight):
+        if products.takes(x_TF, weight, len(weight)):
             return products.linear(x_TF, weight, bias)
         return super().linear(x_TF, weight, bias)
 
     def linear_gelu(
         self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, keep: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the same and GELU of it; in the same memory if the first is not to be kept."""
-        if products.takes(x_TF, weight):
+        """Return what ``back_gelu`` needs, of no use if it is not to be kept, and GELU of the same."""
+        if products.takes(x_TF, weight, len(weight)):
             return products.linear_gelu(x_TF, weight, bias, keep=keep)
         return super().linear_gelu(x_TF, weight, bias, keep=keep)
 
@@ -46,27 +46,27 @@ class CpuHow(How[Masks]):
         self, gradient_TF: torch.Tensor, weight: torch.Tensor, *, added: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return the gradient of what a product was given from that of its result, and what is added."""
-        if products.takes(gradient_TF, weight):
+        if products.takes(gradient_TF, weight, weight.shape[1]):
             return products.back(gradient_TF, weight, added=added)
         return super().back(gradient_TF, weight, added=added)
 
     def back_gelu(
-        self, gradient_TF: torch.Tensor, weight: torch.Tensor, before_TF: torch.Tensor
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, saved_TF: torch.Tensor
     ) -> torch.Tensor:
         """Return the gradient of what GELU was given from that of the result of the product after it."""
-        if products.takes(gradient_TF, weight):
-            return products.back_gelu(gradient_TF, weight, before_TF)
-        return super().back_gelu(gradient_TF, weight, before_TF)
+        if products.takes(gradient_TF, weight, weight.shape[1]):
+            return products.back_gelu(gradient_TF, weight, saved_TF)
+        return super().back_gelu(gradient_TF, weight, saved_TF)
 
     def back_weights(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:
         """Return the gradient of weights."""
-        if products.takes(gradient_TF, x_TF):
+        if products.takes(gradient_TF, x_TF, x_TF.shape[1]):
             return products.back_linear(gradient_TF, x_TF)[0]
         return super().back_weights(gradient_TF, x_TF)
 
     def back_linear(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the gradients of weights and bias."""
-        if products.takes(gradient_TF, x_TF):
+        if products.takes(gradient_TF, x_TF, x_TF.shape[1]):
             return products.back_linear(gradient_TF, x_TF)
         return super().back_linear(gradient_TF, x_TF)
 

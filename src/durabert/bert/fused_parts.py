@@ -73,7 +73,7 @@ class How(abc.ABC, Generic[D]):
     def linear_gelu(
         self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *, keep: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the same and GELU of it; in the same memory if the first is not to be kept."""
+        """Return what ``back_gelu`` needs, of no use if it is not to be kept, and GELU of the same."""
         before = self.linear(x_TF, weight, bias)
         return before, gelu(before) if keep else torch.ops.aten.gelu_(before)
 
@@ -86,10 +86,10 @@ class How(abc.ABC, Generic[D]):
         return torch.addmm(added, gradient_TF, weight)
 
     def back_gelu(
-        self, gradient_TF: torch.Tensor, weight: torch.Tensor, before_TF: torch.Tensor
+        self, gradient_TF: torch.Tensor, weight: torch.Tensor, saved_TF: torch.Tensor
     ) -> torch.Tensor:
         """Return the gradient of what GELU was given from that of the result of the product after it."""
-        gradient: torch.Tensor = torch.ops.aten.gelu_backward(self.back(gradient_TF, weight), before_TF)
+        gradient: torch.Tensor = torch.ops.aten.gelu_backward(self.back(gradient_TF, weight), saved_TF)
         return gradient
 
     def back_weights(self, gradient_TF: torch.Tensor, x_TF: torch.Tensor) -> torch.Tensor:

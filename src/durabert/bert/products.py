@@ -69,11 +69,16 @@ DENSITY: Final = np.float32((2 * np.pi) ** -0.5)
 """Of the normal distribution at 0."""
 
 
-def takes(*tensors: torch.Tensor) -> bool:
-    """Return whether products of these, each of two dimensions, are computed here."""
+def takes(rows: torch.Tensor, other: torch.Tensor, width: int) -> bool:
+    """Return whether a product of these is computed here, whose result has so many columns.
+
+    The way back of a layer has the sizes of its way there, so that both are computed here, or none.
+    """
     return (
-        all(one.dtype is torch.bfloat16 and one.device.type == "cpu" for one in tensors)
-        and all(one.shape[0] % TILE == 0 and one.shape[1] % BLOCK == 0 for one in tensors)
+        all(one.dtype is torch.bfloat16 and one.device.type == "cpu" for one in (rows, other))
+        and rows.shape[0] % TILE == 0
+        and rows.shape[1] % BLOCK == 0
+        and width % BLOCK == 0
         and has_tiles()
     )
 
