@@ -21,7 +21,7 @@ from numba import njit
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
-from durabert.bert.kernels import OPTIONS, array_of
+from durabert.bert.kernels import OPTIONS, array_of, halves, words
 from durabert.bert.threads import on_team, team
 from durabert.bert.tiles import (
     BLOCK,
@@ -84,15 +84,9 @@ def attend(
     Source:
         Vaswani et al. 2017, section 3.2.1.
     """
-    threads, width = team(), out_TF.shape[1] // num_heads
-    longest = -(-int(np.diff(starts_N).max()) // BLOCK) * BLOCK
-    # By torch, whose memory begins with a line of the cache.
-    heads = array_of(out_TF.new_empty((threads[3], PARTS * longest * width)))
-    weights = array_of(out_TF.new_empty((threads[3], BLOCK * longest)))
-    scores = array_of(torch.empty((threads[3], BLOCK * (longest + BLOCK + 1))))
-    _on_team_attend(
-        threads, SHAPES, array_of(projected_T3F), starts_N, num_heads, queries, scaling, array_of(out_TF),
-        longest, heads, heads.view(np.float32), weights, scores,
+    attend_on_team(
+        team(), SHAPES, array_of(projected_T3F), starts_N, num_heads, queries, scaling, array_of(out_TF),
+        int(np.diff(starts_N).max()),
     )  # fmt: skip
 
 
@@ -131,15 +125,15 @@ def _soften(scores, row, length, wide, scaling, weights):
 
 
 @register_jitable(**INLINED)
-def _tiled(head, words, part, wide, width):
+def _tiled(head, head_words, part, wide, width):
     """Copy keys, transposed, and values of a head as tiles."""
     for block in range(0, wide, BLOCK):
         for d in range(0, width, DEPTH):
             place = block * width + d * BLOCK
             for tile in range(2):
                 turn(
-                    words, (part + (block + tile * TILE) * width + d) // 2, width // 2,
-                    words, (3 * part + place) // 2 + tile * TILE * TILE, TILE,
+                    head_words, (part + (block + tile * TILE) * width + d) // 2, width // 2,
+                    head_words, (3 * part + place) // 2 + tile * TILE * TILE, TILE,
                 )  # fmt: skip
             place = 4 * part + d * wide + block * BLOCK
             for i in range(0, DEPTH, 2):
@@ -207,7 +201,17 @@ def _attend(
 
 
 @njit(**OPTIONS)
-def _on_team_attend(team, *arguments):
+def attend_on_team(team, shapes, projected_T3F, start_N, num_heads, queries, scaling, out_TF, longest):
+    """Write what ``attend`` does; no sequence has more than ``longest`` tokens."""
+    width = out_TF.shape[1] // num_heads
+    longest = (longest + BLOCK - 1) // BLOCK * BLOCK
+    heads = halves(team[3], PARTS * longest * width)
+    weights = halves(team[3], BLOCK * longest)
+    scores = words(team[3], BLOCK * (longest + BLOCK + 1))
+    arguments = (
+        shapes, projected_T3F, start_N, num_heads, queries, scaling, out_TF, longest,
+        heads, heads.view(np.float32), weights, scores,
+    )  # fmt: skip
     on_team(_attend, team, arguments)
 
 

@@ -44,6 +44,8 @@ OPTIONS: Final[dict[str, Any]] = {"nogil": True, "cache": True, "fastmath": _FAS
 """How numba compiles kernels."""
 kernel_cache.install()
 
+LINE: Final = 64
+"""Bytes of a line of the cache."""
 CHUNKS: Final = 8
 """Parts of the tokens of which sums are taken one by one, however many threads there are."""
 
@@ -67,6 +69,35 @@ def _pointer(_, address):
 def values_at(address, size, like):
     """Return the values that begin at an address, of the type of those of ``like``; inside of kernels."""
     return carray(_pointer(address), (size,), like.dtype)
+
+
+@register_jitable
+def halves_at(address, rows, width):
+    """Return a matrix of bfloat16 that begins at an address; inside of kernels."""
+    return carray(_pointer(address), (rows, width), np.int16)
+
+
+@register_jitable
+def words_at(address, rows, width):
+    """Return a matrix of float32 that begins at an address; inside of kernels."""
+    return carray(_pointer(address), (rows, width), np.float32)
+
+
+@register_jitable
+def halves(rows, width):
+    """Return memory for a matrix of bfloat16; inside of kernels.
+
+    It begins with a line of the cache: a row of a tile that lies in two of them takes twice as long.
+    """
+    memory = np.empty(rows * width + LINE // 2, np.int16)
+    return memory[-memory.ctypes.data % LINE // 2 :][: rows * width].reshape((rows, width))
+
+
+@register_jitable
+def words(rows, width):
+    """Return memory for a matrix of float32, which begins with a line of the cache; inside of kernels."""
+    memory = np.empty(rows * width + LINE // 4, np.float32)
+    return memory[-memory.ctypes.data % LINE // 4 :][: rows * width].reshape((rows, width))
 
 
 def widened(value):

@@ -22,7 +22,7 @@ import torch
 from numba import njit
 from numba.extending import register_jitable
 
-from durabert.bert.kernels import OPTIONS, array_of
+from durabert.bert.kernels import OPTIONS, array_of, halves, words
 from durabert.bert.threads import on_team, share, team
 from durabert.bert.tiles import (
     BLOCK,
@@ -122,18 +122,9 @@ def back_gelu(gradient_MK: torch.Tensor, weight_KN: torch.Tensor, slope_MN: torc
 
 def back_linear(gradient_TM: torch.Tensor, x_TN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the gradients of weights, (M, N), and of a bias, (M,) in float32."""
-    tokens, rows = gradient_TM.shape
-    depth = -(-tokens // DEPTH) * DEPTH
-    turned = gradient_TM.new_empty((rows, depth))
-    sums = torch.zeros(rows)
-    threads = team()
-    squares = gradient_TM.new_empty((threads[3], DEPTH * TILE))
-    into = array_of(turned)
-    _on_team_turn(
-        threads, array_of(gradient_TM), into, into.view(np.float32), array_of(sums), array_of(squares)
-    )
-    out = gradient_TM.new_empty((rows, x_TN.shape[1]))
-    _product(turned, x_TN, out)
+    rows = gradient_TM.shape[1]
+    out, sums = gradient_TM.new_empty((rows, x_TN.shape[1])), torch.empty(rows)
+    multiply_tokens(team(), SHAPES, array_of(gradient_TM), array_of(x_TN), array_of(out), array_of(sums))
     return out, sums
 
 
@@ -149,30 +140,23 @@ def _product(
     factor_MN: torch.Tensor | None = None,
 ) -> None:
     """Write a product; the right factor is (N, K) if it is turned, and (K, N) if not."""
-    threads, values = team(), array_of(right)
-    # By torch, whose memory begins with a line of the cache: a row of a tile that lies in two of them takes
-    # twice as long.
-    depth, width = left_MK.shape[1], out_MN.shape[1]
-    most = min(PANELS * SUMMED * BLOCK, width * min(depth, SUMMED))
-    panels = array_of(left_MK.new_empty((threads[3], most)))
-    blocks = 2 if depth <= SUMMED else PANELS * ROWS // BLOCK
-    sums = array_of(torch.empty((threads[3], blocks * BLOCK * BLOCK)))
+    values = array_of(right)
     optional = (None if one is None else array_of(one) for one in (bias_N, slope_MN, added_MN, factor_MN))
-    _on_team_multiply(
-        threads, SHAPES, array_of(left_MK), values, values.view(np.float32) if is_turned else None,
-        array_of(out_MN), *optional, panels, panels.view(np.float32), sums,
+    multiply(
+        team(), SHAPES, array_of(left_MK), values, values.view(np.float32) if is_turned else None,
+        array_of(out_MN), *optional,
     )  # fmt: skip
 
 
 @register_jitable(**INLINED)
-def _take_turned(right_NW, first, word, count, words, there):
+def _take_turned(right_NW, first, word, count, panel_words, there):
     """Copy 32 rows of the right factor, which is transposed, as tiles."""
     width = right_NW.shape[1]
     for k in range(0, count, WORDS):
         for tile in range(2):
             turn(
                 right_NW, (first + tile * TILE) * width + word + k, width,
-                words, there + (2 * k + tile * TILE) * TILE, TILE,
+                panel_words, there + (2 * k + tile * TILE) * TILE, TILE,
             )  # fmt: skip
 
 
@@ -234,13 +218,13 @@ def _finish(sums, place, rows, row, column, out_MN, bias_N, slope_MN, added_MN, 
 
 
 @register_jitable(**INLINED)
-def _take(right, right_words, column, size, start, count, panel, words):
+def _take(right, right_words, column, size, start, count, panel, panel_words):
     """Copy so many panels of the right factor as tiles."""
     for p in range(size):
         if right_words is None:
             _take_pairs(right, column + p * BLOCK, start, count, panel, p * count * BLOCK)
         else:
-            _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, words, p * count * WORDS)
+            _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, panel_words, p * count * WORDS)
 
 
 @register_jitable(**INLINED)
@@ -320,7 +304,7 @@ def _multiply(
 def _turn_share(number, of, values_TM, turned_MD, words_MD, sum_M, squares):
     tokens, width = values_TM.shape
     depth = turned_MD.shape[1]
-    square, words = squares[number], squares[number].view(np.float32)
+    square, square_words = squares[number], squares[number].view(np.float32)
     begin, end = share(width // TILE, number, of)
     for column in range(begin * TILE, end * TILE, TILE):
         sums = spread(np.float32(0.0))
@@ -334,18 +318,47 @@ def _turn_share(number, of, values_TM, turned_MD, words_MD, sum_M, squares):
                 else:
                     for lane in range(2 * LANES):
                         square[i * TILE + lane] = 0
-            turn(words, 0, TILE, words_MD, (column * depth + t) // 2, depth // 2)
+            turn(square_words, 0, TILE, words_MD, (column * depth + t) // 2, depth // 2)
         store(sum_M, column, sums)
 
 
 @njit(**OPTIONS)
-def _on_team_multiply(team, *arguments):
+def multiply(
+    team, shapes, left_MK, right, right_words, out_MN, bias_N, slope_MN, added_MN, factor_MN
+):  # fmt: skip
+    """Write a product, and what follows it.
+
+    Args:
+        team: of threads.
+        shapes: ``SHAPES``.
+        left_MK: the left factor.
+        right: the right one, (K, N).
+        right_words: the same as float32 if it is (N, K); none if not.
+        out_MN: gets the product.
+        bias_N: what is added to each row; none: nothing.
+        slope_MN: gets the slope of GELU, of which ``out_MN`` gets the value; none: no GELU.
+        added_MN: what is added; none: nothing.
+        factor_MN: what it is multiplied by; none: nothing.
+    """
+    depth, width = left_MK.shape[1], out_MN.shape[1]
+    panels = halves(team[3], min(PANELS * SUMMED * BLOCK, width * min(depth, SUMMED)))
+    blocks = 2 if depth <= SUMMED else PANELS * ROWS // BLOCK
+    sums = words(team[3], blocks * BLOCK * BLOCK)
+    arguments = (
+        shapes, left_MK, right, right_words, out_MN, bias_N, slope_MN, added_MN, factor_MN,
+        panels, panels.view(np.float32), sums,
+    )  # fmt: skip
     on_team(_multiply, team, arguments)
 
 
 @njit(**OPTIONS)
-def _on_team_turn(team, *arguments):
-    on_team(_turn_share, team, arguments)
+def multiply_tokens(team, shapes, left_TM, right_TN, out_MN, sum_M):
+    """Write the product of the transposed left factor and the right one, and the left one's sums."""
+    tokens, rows = left_TM.shape
+    turned = halves(rows, (tokens + DEPTH - 1) // DEPTH * DEPTH)
+    squares = halves(team[3], DEPTH * TILE)
+    on_team(_turn_share, team, (left_TM, turned, turned.view(np.float32), sum_M, squares))
+    multiply(team, shapes, turned, right_TN, None, out_MN, None, None, None, None)
 
 
 def make_ready() -> None:
