@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from durabert.bert import attention_tiles, fused, products
+from durabert.bert import attention_tiles, fused, fused_tiles, layer_tiles, products
 from durabert.bert.device import Compute
 from durabert.bert.forward import Forward
 from durabert.bert.packed_attention import install as install_packing
@@ -203,14 +203,23 @@ def test_a_model_learns_with_tiles_what_it_learns_without(tmp_path, monkeypatch,
         (logits * torch.linspace(0.5, 2, logits.numel()).view(logits.shape)).sum().backward()
         return logits.detach(), {one: gradient.float() for one, gradient in forward.gradients().items()}
 
+    whole = counted(monkeypatch, layer_tiles, ("forward", "backward"))
     names = ("linear", "linear_gelu", "back", "back_gelu", "back_linear")
     calls = counted(monkeypatch, products, names)
     logits, gradients = learned()
     layers = forward.model.config.num_hidden_layers
     # Feed-forward of another width is torch's: two products there, two back and two of weights.
-    a_layer = [3, 1, 3, 1, 4] if inner == 128 else [2, 0, 2, 0, 2]
+    assert list(whole.values()) == ([layers, layers] if inner == 128 else [0, 0])
+    a_layer = [0, 0, 0, 0, 0] if inner == 128 else [2, 0, 2, 0, 2]
     assert list(calls.values()) == [layers * count for count in a_layer]
 
+    monkeypatch.setattr(fused_tiles, "takes", lambda *_: False)
+    if inner == 128:
+        by_parts, of_parts = learned()
+        assert list(calls.values()) == [layers * count for count in (3, 1, 3, 1, 4)]
+        assert torch.equal(by_parts, logits)
+        for parameter, gradient in of_parts.items():
+            assert torch.equal(gradients[parameter].to_dense(), gradient.to_dense())
     monkeypatch.setattr(products, "takes", lambda *_: False)
     expected, of_torch = learned()
 
@@ -225,8 +234,13 @@ def test_a_model_learns_with_tiles_what_it_learns_without(tmp_path, monkeypatch,
 def test_a_model_scores_with_tiles_as_without(tmp_path, monkeypatch, longest):
     forward, batch = model_in_bf16(tmp_path / "bert")
     monkeypatch.setattr(fused, "LONGEST", longest)
-    calls = counted(monkeypatch, attention_tiles, ["attend"])
+    whole = counted(monkeypatch, layer_tiles, ["forward"])
     scores = forward.score(batch)
+    assert whole == {"forward": forward.model.config.num_hidden_layers}
+
+    monkeypatch.setattr(fused_tiles, "takes", lambda *_: False)
+    calls = counted(monkeypatch, attention_tiles, ["attend"])
+    assert (forward.score(batch) == scores).all()
     assert calls == {"attend": forward.model.config.num_hidden_layers}
 
     monkeypatch.setattr(products, "takes", lambda *_: False)

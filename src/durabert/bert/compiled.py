@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from durabert.bert import adamw, attention_kernels, attention_tiles, kernels, products
+from durabert.bert import adamw, attention_kernels, attention_tiles, fused_tiles, kernels, products
 from durabert.bert.threads import alone, team
 
 
@@ -34,6 +34,7 @@ def make_ready() -> None:
     adamw.make_ready()
     products.make_ready()
     attention_tiles.make_ready()
+    fused_tiles.make_ready()
 
 
 with alone():

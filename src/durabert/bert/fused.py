@@ -11,18 +11,17 @@ Shape letters: T tokens, F values of a token, B sequences and what fills them up
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
-from durabert.bert import attention_tiles, flash
+from durabert.bert import attention_tiles, flash, fused_tiles
 from durabert.bert.attention_kernels import LONGEST
 from durabert.bert.dropout import Chance, Masks
 from durabert.bert.fused_cpu import CpuHow
-from durabert.bert.fused_parts import How
+from durabert.bert.fused_parts import How, Tensors
+from durabert.bert.fused_tiles import TilesHow
 from durabert.bert.packing import Packing
 from durabert.bert.vectors import LANES
 
@@ -64,14 +63,15 @@ def _forward(
     masks: Masks | Chance | None = None,
     **keywords: Any,
 ) -> torch.Tensor:
-    make = _how(layer, packing, masks)
+    weights = _weights(layer)
+    make = _how(layer, weights, packing, masks)
     if make is None:
         given = {**keywords, "packing": packing, "masks": masks}
         return type(layer).forward(layer, hidden_1TF, *others, **given)
     how = make(layer, packing, masks, number=number, first_only=first_only)
     run: Any = _Layer.apply if torch.is_grad_enabled() else _without_gradient
     # By views: an index would have its gradient copied into a batch of zeros.
-    out_TF: torch.Tensor = run(hidden_1TF.squeeze(0), how, *_weights(layer))
+    out_TF: torch.Tensor = run(hidden_1TF.squeeze(0), how, *weights)
     return out_TF.unsqueeze(0)
 
 
@@ -85,7 +85,9 @@ def _weights(layer: Any) -> tuple[torch.Tensor, ...]:
     return tuple(tensor for module in modules for tensor in (module.weight, module.bias))
 
 
-def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> Callable[..., How[Any]] | None:
+def _how(
+    layer: Any, weights: Tensors, packing: Packing | None, masks: Masks | Chance | None
+) -> Callable[..., How[Any]] | None:
     """Return what computes a layer; none for Transformers."""
     if packing is None:
         return None
@@ -93,66 +95,25 @@ def _how(layer: Any, packing: Packing | None, masks: Masks | Chance | None) -> C
     if isinstance(masks, Chance):
         from durabert.bert.fused_gpu import GpuHow
 
-        return GpuHow if flash.takes(width, layer.attention.self.query.weight.dtype) else None
+        return GpuHow if flash.takes(width, weights[0].dtype) else None
     if not isinstance(masks, Masks) or width % LANES:
         return None
     is_small = max(width, packing.sizes[-1]) <= LONGEST
     is_scored = not torch.is_grad_enabled() and not layer.training
-    dtype = layer.attention.self.query.weight.dtype
-    return CpuHow if is_small or (is_scored and attention_tiles.takes(width, dtype)) else None
+    if not is_small and not (is_scored and attention_tiles.takes(width, weights[0].dtype)):
+        return None
+    return TilesHow if fused_tiles.takes(weights) else CpuHow
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What a layer has computed on its way forward."""
-
-    out: torch.Tensor
-    saved: tuple[torch.Tensor, ...]
-
-
-def _pass(hidden: torch.Tensor, how: How[Any], weights: tuple[torch.Tensor, ...], *, back: bool) -> _Pass:
-    """Compute a layer.
-
-    Args:
-        hidden: what goes in, (T, F).
-        how: what computes it.
-        weights: of the layer.
-        back: whether the way back follows; if not, memory is free for what comes next as soon as can be.
-    """
-    qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
-    projecting = _joined(qw, kw, vw)
-    attended, *attention = how.attend(how.linear(hidden, projecting, _joined(qb, kb, vb)), keep=back)
-    if not back:
-        attention.clear()
-    trunk = hidden
-    if how.first_B is not None:
-        attended, trunk = attended.index_select(0, how.first_B), hidden.index_select(0, how.first_B)
-    between, total1, moments1 = how.add_norm(1, how.linear(attended, ow, ob), trunk, scale1, shift1)
-    of_gelu, after = how.linear_gelu(between, iw, ib, keep=back)
-    out, total2, moments2 = how.add_norm(2, how.linear(after, pw, pb), between, scale2, shift2)
-    saved = (
-        hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow, scale1,
-        iw, pw, scale2, *attention,
-    )  # fmt: skip
-    return _Pass(out, saved)
-
-
-def _joined(*parts: torch.Tensor) -> torch.Tensor:
-    """Return the parts as one tensor; a view of them if they lie one after the other."""
-    first = parts[0]
-    ends = itertools.accumulate((part.nbytes for part in parts), initial=first.data_ptr())
-    memory = first.untyped_storage().data_ptr()
-    lies_so = (
-        part.data_ptr() == place and part.untyped_storage().data_ptr() == memory
-        for part, place in zip(parts, ends, strict=False)
-    )
-    if not all(lies_so):
-        return torch.cat(parts)
-    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
+def _pass(
+    hidden: torch.Tensor, how: How[Any], weights: Tensors, *, back: bool
+) -> tuple[torch.Tensor, Tensors]:
+    """Compute a layer; return what comes out, and what the way back needs."""
+    return how.forward(hidden, weights, keep=back)
 
 
 def _without_gradient(hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
-    return _pass(hidden, how, weights, back=False).out
+    return _pass(hidden, how, weights, back=False)[0]
 
 
 class _Layer(torch.autograd.Function):
@@ -164,36 +125,13 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, hidden: torch.Tensor, how: How[Any], *weights: torch.Tensor) -> torch.Tensor:
-        done = _pass(hidden, how, weights, back=True)
+        out, saved = _pass(hidden, how, weights, back=True)
         context.how = how
-        context.save_for_backward(*done.saved)
-        return done.out
+        context.save_for_backward(*saved)
+        return out
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         how: How[Any] = context.how
-        (
-            hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow,
-            scale1, iw, pw, scale2, *attention,
-        ) = context.saved_tensors  # fmt: skip
-        trunk, branch, sums2 = how.add_norm_back(2, gradients[0], total2, moments2, scale2)
-        d_pw = how.back_weights(branch, after)
-        inner = how.back_gelu(branch, pw, of_gelu)
-        d_iw, d_ib = how.back_linear(inner, between)
-        d_between = how.back(inner, iw, added=trunk)
-        trunk, branch, sums1 = how.add_norm_back(1, d_between, total1, moments1, scale1)
-        d_ow = how.back_weights(branch, attended)
-        d_attended = how.back(branch, ow)
-        if how.first_B is not None:
-            # Added: what fills up is the first token of some sequence, with a gradient of 0.
-            zeros = torch.zeros_like(hidden)
-            d_attended = zeros.index_add(0, how.first_B, d_attended)
-            trunk = zeros.index_add_(0, how.first_B, trunk)
-        d_projected = how.attend_back(d_attended, *attention)
-        d_projecting, d_biases = how.back_linear(d_projected, hidden)
-        d_hidden = how.back(d_projected, projecting, added=trunk)
-        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), d_biases.chunk(3)
-        return (
-            d_hidden, None, d_qw, d_qb, d_kw, d_kb, d_vw, d_vb, d_ow, sums1[2], sums1[0], sums1[1],
-            d_iw, d_ib, d_pw, sums2[2], sums2[0], sums2[1],
-        )  # fmt: skip
+        d_hidden, *of_weights = how.backward(gradients[0].contiguous(), context.saved_tensors)
+        return d_hidden, None, *of_weights

@@ -13,7 +13,7 @@ import torch
 
 from durabert.bert import attention_kernels, attention_tiles, kernels, products
 from durabert.bert.dropout import Masks, Site
-from durabert.bert.fused_parts import How, Tensors
+from durabert.bert.fused_parts import PartsHow, Tensors
 from durabert.bert.kernels import array_of
 from durabert.bert.packing import Packing
 from durabert.bert.threads import team
@@ -21,7 +21,7 @@ from durabert.bert.threads import team
 NO_DROPOUT: Final = Site((np.uint32(0), np.uint32(0)), np.uint32(0), np.float32(1))
 
 
-class CpuHow(How[Masks]):
+class CpuHow(PartsHow[Masks]):
     """A layer and a batch on a CPU, and a draw."""
 
     def __init__(self, layer: Any, packing: Packing, masks: Masks, *, number: int, first_only: bool) -> None:

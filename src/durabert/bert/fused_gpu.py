@@ -12,7 +12,7 @@ import triton
 
 from durabert.bert import flash, triton_kernels
 from durabert.bert.dropout import LEVELS_ON_GPU, Chance
-from durabert.bert.fused_parts import How, Tensors
+from durabert.bert.fused_parts import PartsHow, Tensors
 from durabert.bert.packing import LONGEST_ON_GPU
 from durabert.bert.triton_kernels import PARTS
 
@@ -26,7 +26,7 @@ COLUMNS: Final = 64
 """Values that one program sums over the parts."""
 
 
-class GpuHow(How[Chance]):
+class GpuHow(PartsHow[Chance]):
     """A layer and a batch on a GPU."""
 
     def attend(self, projected_T3F: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, ...]:  # noqa: ARG002

@@ -6,6 +6,7 @@ Shape letters: T tokens, F values of a token.
 from __future__ import annotations
 
 import abc
+import itertools
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -37,6 +38,78 @@ class How(abc.ABC, Generic[D]):
         self.first_B = padded_first(packing) if first_only else None
 
     @abc.abstractmethod
+    def forward(self, hidden: torch.Tensor, weights: Tensors, *, keep: bool) -> tuple[torch.Tensor, Tensors]:
+        """Compute a layer.
+
+        Args:
+            hidden: what goes in, (T, F).
+            weights: weight and bias of queries, keys, values, of the product after attention, of the norm
+                after that, of the two products of feed-forward, and of the last norm.
+            keep: whether the way back follows; if not, memory is free for what comes next as soon as can be.
+
+        Returns:
+            What comes out, and what the way back needs.
+
+        Source:
+            Vaswani et al. 2017, section 3.1, with the norm after each sum; Devlin et al. 2019, appendix A.2.
+        """
+
+    @abc.abstractmethod
+    def backward(self, gradient: torch.Tensor, saved: Tensors) -> Tensors:
+        """Return the gradients of what went in and of the weights, from that of what came out."""
+
+
+class PartsHow(How[D]):
+    """A layer that is computed part by part."""
+
+    def forward(self, hidden: torch.Tensor, weights: Tensors, *, keep: bool) -> tuple[torch.Tensor, Tensors]:
+        """Compute a layer."""
+        qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
+        projecting = _joined(qw, kw, vw)
+        attended, *attention = self.attend(self.linear(hidden, projecting, _joined(qb, kb, vb)), keep=keep)
+        if not keep:
+            attention.clear()
+        trunk = hidden
+        if self.first_B is not None:
+            attended, trunk = attended.index_select(0, self.first_B), hidden.index_select(0, self.first_B)
+        between, total1, moments1 = self.add_norm(1, self.linear(attended, ow, ob), trunk, scale1, shift1)
+        of_gelu, after = self.linear_gelu(between, iw, ib, keep=keep)
+        out, total2, moments2 = self.add_norm(2, self.linear(after, pw, pb), between, scale2, shift2)
+        saved = (
+            hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow,
+            scale1, iw, pw, scale2, *attention,
+        )  # fmt: skip
+        return out, saved
+
+    def backward(self, gradient: torch.Tensor, saved: Tensors) -> Tensors:
+        """Return the gradients of what went in and of the weights, from that of what came out."""
+        (
+            hidden, projecting, attended, total1, moments1, between, of_gelu, after, total2, moments2, ow,
+            scale1, iw, pw, scale2, *attention,
+        ) = saved  # fmt: skip
+        trunk, branch, sums2 = self.add_norm_back(2, gradient, total2, moments2, scale2)
+        d_pw = self.back_weights(branch, after)
+        inner = self.back_gelu(branch, pw, of_gelu)
+        d_iw, d_ib = self.back_linear(inner, between)
+        d_between = self.back(inner, iw, added=trunk)
+        trunk, branch, sums1 = self.add_norm_back(1, d_between, total1, moments1, scale1)
+        d_ow = self.back_weights(branch, attended)
+        d_attended = self.back(branch, ow)
+        if self.first_B is not None:
+            # Added: what fills up is the first token of some sequence, with a gradient of 0.
+            zeros = torch.zeros_like(hidden)
+            d_attended = zeros.index_add(0, self.first_B, d_attended)
+            trunk = zeros.index_add_(0, self.first_B, trunk)
+        d_projected = self.attend_back(d_attended, *attention)
+        d_projecting, d_biases = self.back_linear(d_projected, hidden)
+        d_hidden = self.back(d_projected, projecting, added=trunk)
+        (d_qw, d_kw, d_vw), (d_qb, d_kb, d_vb) = d_projecting.chunk(3), d_biases.chunk(3)
+        return (
+            d_hidden, d_qw, d_qb, d_kw, d_kb, d_vw, d_vb, d_ow, sums1[2], sums1[0], sums1[1], d_iw, d_ib,
+            d_pw, sums2[2], sums2[0], sums2[1],
+        )  # fmt: skip
+
+    @abc.abstractmethod
     def attend(self, projected_T3F: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, ...]:
         """Return what each token attends to, (T, F), and what ``attend_back`` needs."""
 
@@ -63,7 +136,7 @@ class How(abc.ABC, Generic[D]):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the gradients of trunk and branch, and of scale, shift and the branch's bias, (3, F)."""
         trunk, branch = torch.empty_like(total), torch.empty_like(total)
-        sums = self._add_norm_back(number, (gradient.contiguous(), total, *moments, scale), (trunk, branch))
+        sums = self._add_norm_back(number, (gradient, total, *moments, scale), (trunk, branch))
         return trunk, branch, sums
 
     def linear(self, x_TF: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -115,3 +188,17 @@ class How(abc.ABC, Generic[D]):
         Returns:
             The gradients of scale, shift and the branch's bias, (3, F).
         """
+
+
+def _joined(*parts: torch.Tensor) -> torch.Tensor:
+    """Return the parts as one tensor; a view of them if they lie one after the other."""
+    first = parts[0]
+    ends = itertools.accumulate((part.nbytes for part in parts), initial=first.data_ptr())
+    memory = first.untyped_storage().data_ptr()
+    lies_so = (
+        part.data_ptr() == place and part.untyped_storage().data_ptr() == memory
+        for part, place in zip(parts, ends, strict=False)
+    )
+    if not all(lies_so):
+        return torch.cat(parts)
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())

@@ -20,6 +20,7 @@ SOURCES: Final = {
         "attention_kernels",
         "attention_tiles",
         "kernels",
+        "layer_tiles",
         "products",
         "threads",
         "tiles",

@@ -1,0 +1,112 @@
+"""Encoder layers on the tiles of AMX: see ``durabert.bert.fused``.
+
+Shape letters: T tokens, F values of a token, B sequences and what fills them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from durabert.bert import layer_tiles
+from durabert.bert.dropout import Masks
+from durabert.bert.fused_cpu import NO_DROPOUT
+from durabert.bert.fused_parts import How, Tensors
+from durabert.bert.layer_tiles import SITES, Numbers, Places, Sizes
+from durabert.bert.packing import Packing
+from durabert.bert.threads import team
+from durabert.bert.tiles import BLOCK, SHAPES, TILE, has_tiles
+
+NONE: Final = np.zeros(0, np.int64)
+QUERIES: Final = 0
+INNER: Final = 10
+"""Places of weights among those of a layer."""
+PROJECTING: Final = ((0, 2, 4), (1, 3, 5))
+"""Places of weights, and of biases, that are one product."""
+
+
+def takes(weights: Tensors) -> bool:
+    """Return whether a layer of these weights is computed here: in bfloat16, of whole tiles, and joined."""
+    return (
+        all(one.dtype is torch.bfloat16 for one in weights)
+        and len(weights[QUERIES]) % BLOCK == 0
+        and len(weights[INNER]) % BLOCK == 0
+        and has_tiles()
+        and all(
+            weights[one].data_ptr() + weights[one].nbytes == weights[other].data_ptr()
+            for places in PROJECTING
+            for one, other in zip(places, places[1:], strict=False)
+        )
+    )
+
+
+class TilesHow(How[Masks]):
+    """A layer and a batch on tiles, and a draw."""
+
+    def __init__(self, layer: Any, packing: Packing, masks: Masks, *, number: int, first_only: bool) -> None:
+        super().__init__(layer, packing, masks, number=number, first_only=first_only)
+        sites = [masks.site(p) if p else NO_DROPOUT for p in self.chances]
+        self._numbers = Numbers(
+            self.scaling,
+            self.epsilon,
+            np.array([(*site.key, site.dropped) for site in sites]),
+            np.array([site.scale for site in sites]),
+        )
+        self._first = NONE if self.first_B is None else packing.first_B.numpy()
+
+    def forward(self, hidden: torch.Tensor, weights: Tensors, *, keep: bool) -> tuple[torch.Tensor, Tensors]:
+        """Compute a layer."""
+        sizes = self._sizes(hidden, weights)
+        saved = hidden.new_empty(layer_tiles.num_saved(sizes))
+        out = hidden.new_empty((sizes.rows, sizes.width))
+        layer_tiles.forward(
+            team(), SHAPES, sizes, self._numbers, _places(hidden, weights, saved), self.packing.starts,
+            self._first, keep, out.data_ptr(),
+        )  # fmt: skip
+        if self.first_B is not None:
+            out = out[: len(self.first_B)]
+        return out, (hidden, saved, *weights)
+
+    def backward(self, gradient: torch.Tensor, saved: Tensors) -> Tensors:
+        """Return the gradients of what went in and of the weights, from that of what came out."""
+        hidden, between, *weights = saved
+        sizes = self._sizes(hidden, weights)
+        gradient = pad(gradient, (0, 0, 0, sizes.rows - len(gradient)))
+        each = layer_tiles.gradient_sizes(sizes)
+        d_hidden, of_weights = torch.empty_like(hidden), hidden.new_empty(sum(each))
+        layer_tiles.backward(
+            team(), SHAPES, sizes, self._numbers, _places(hidden, weights, between), self.packing.starts,
+            self._first, gradient.data_ptr(), d_hidden.data_ptr(), of_weights.data_ptr(),
+        )  # fmt: skip
+        qw, kw, vw, ow, iw, pw, qb, kb, vb, ob, scale1, shift1, ib, pb, scale2, shift2 = of_weights.split(each)
+        in_order = qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2
+        return d_hidden, *(one.view(weight.shape) for one, weight in zip(in_order, weights, strict=True))
+
+    def _sizes(self, hidden: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sizes:
+        (tokens, width), packing = hidden.shape, self.packing
+        rows = tokens if self.first_B is None else -(-len(self.first_B) // TILE) * TILE
+        inner, longest = len(weights[INNER]), int(packing.sizes[-1])
+        return Sizes(tokens, packing.num_tokens, rows, width, inner, packing.num_heads, longest)
+
+
+def _places(hidden: torch.Tensor, weights: Sequence[torch.Tensor], saved: torch.Tensor) -> Places:
+    of = [weight.data_ptr() for weight in (*weights[:2], *weights[6:])]
+    return Places(np.array(of), hidden.data_ptr(), saved.data_ptr())
+
+
+def make_ready() -> None:
+    """Call each kernel."""
+    if not has_tiles():
+        return
+    size, starts, none = Sizes(TILE, TILE, TILE, BLOCK, BLOCK, 1, TILE), np.array([0, TILE]), NONE
+    one = np.float32(1.0)
+    numbers = Numbers(one, one, np.zeros((SITES, 3), np.uint32), np.ones(SITES, np.float32))
+    memory = torch.zeros(16 * BLOCK * BLOCK, dtype=torch.bfloat16)
+    place = memory.data_ptr()
+    places = Places(np.full(12, place), place, place)
+    layer_tiles.forward(team(), SHAPES, size, numbers, places, starts, none, True, place)
+    layer_tiles.backward(team(), SHAPES, size, numbers, places, starts, none, place, place, place)
