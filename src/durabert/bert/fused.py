@@ -37,7 +37,7 @@ def install(model: Any) -> None:
     takes_means = getattr(model.config, "classifier_pooling", None) == "mean"
     for number, layer in enumerate(layers):
         first_only = number + 1 == len(layers) and not takes_means
-        layer.forward = functools.partial(_forward, layer, number, first_only)
+        layer.forward = functools.partial(_forward, layer, _modules(layer), number, first_only)
 
 
 def projections(model: Any) -> Iterator[tuple[torch.nn.Parameter, ...]]:
@@ -55,6 +55,7 @@ def _layers(model: Any) -> list[Any]:
 
 def _forward(
     layer: Any,
+    modules: tuple[torch.nn.Module, ...],
     number: int,
     first_only: bool,
     hidden_1TF: torch.Tensor,
@@ -63,7 +64,7 @@ def _forward(
     masks: Masks | Chance | None = None,
     **keywords: Any,
 ) -> torch.Tensor:
-    weights = _weights(layer)
+    weights = tuple(tensor for module in modules for tensor in (module.weight, module.bias))
     make = _how(layer, weights, packing, masks)
     if make is None:
         given = {**keywords, "packing": packing, "masks": masks}
@@ -75,14 +76,14 @@ def _forward(
     return out_TF.unsqueeze(0)
 
 
-def _weights(layer: Any) -> tuple[torch.Tensor, ...]:
+def _modules(layer: Any) -> tuple[torch.nn.Module, ...]:
+    """Return the parts of a layer that have weights."""
     attention = layer.attention
-    modules = (
+    return (
         attention.self.query, attention.self.key, attention.self.value,
         attention.output.dense, attention.output.LayerNorm,
         layer.intermediate.dense, layer.output.dense, layer.output.LayerNorm,
     )  # fmt: skip
-    return tuple(tensor for module in modules for tensor in (module.weight, module.bias))
 
 
 def _how(

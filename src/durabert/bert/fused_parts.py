@@ -65,8 +65,8 @@ class PartsHow(How[D]):
     def forward(self, hidden: torch.Tensor, weights: Tensors, *, keep: bool) -> tuple[torch.Tensor, Tensors]:
         """Compute a layer."""
         qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2 = weights
-        projecting = _joined(qw, kw, vw)
-        attended, *attention = self.attend(self.linear(hidden, projecting, _joined(qb, kb, vb)), keep=keep)
+        projecting = joined(qw, kw, vw)
+        attended, *attention = self.attend(self.linear(hidden, projecting, joined(qb, kb, vb)), keep=keep)
         if not keep:
             attention.clear()
         trunk = hidden
@@ -190,7 +190,7 @@ class PartsHow(How[D]):
         """
 
 
-def _joined(*parts: torch.Tensor) -> torch.Tensor:
+def joined(*parts: torch.Tensor) -> torch.Tensor:
     """Return the parts as one tensor; a view of them if they lie one after the other."""
     first = parts[0]
     ends = itertools.accumulate((part.nbytes for part in parts), initial=first.data_ptr())

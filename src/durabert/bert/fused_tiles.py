@@ -15,32 +15,24 @@ from torch.nn.functional import pad
 from durabert.bert import layer_tiles
 from durabert.bert.dropout import Masks
 from durabert.bert.fused_cpu import NO_DROPOUT
-from durabert.bert.fused_parts import How, Tensors
+from durabert.bert.fused_parts import How, Tensors, joined
 from durabert.bert.layer_tiles import SITES, Numbers, Places, Sizes
 from durabert.bert.packing import Packing
 from durabert.bert.threads import team
 from durabert.bert.tiles import BLOCK, SHAPES, TILE, has_tiles
 
 NONE: Final = np.zeros(0, np.int64)
-QUERIES: Final = 0
 INNER: Final = 10
-"""Places of weights among those of a layer."""
-PROJECTING: Final = ((0, 2, 4), (1, 3, 5))
-"""Places of weights, and of biases, that are one product."""
+"""Place of the weight of the first product of feed-forward among those of a layer."""
 
 
 def takes(weights: Tensors) -> bool:
-    """Return whether a layer of these weights is computed here: in bfloat16, of whole tiles, and joined."""
+    """Return whether a layer of these weights is computed here: in bfloat16, and of whole tiles."""
     return (
         all(one.dtype is torch.bfloat16 for one in weights)
-        and len(weights[QUERIES]) % BLOCK == 0
+        and len(weights[0]) % BLOCK == 0
         and len(weights[INNER]) % BLOCK == 0
         and has_tiles()
-        and all(
-            weights[one].data_ptr() + weights[one].nbytes == weights[other].data_ptr()
-            for places in PROJECTING
-            for one, other in zip(places, places[1:], strict=False)
-        )
     )
 
 
@@ -60,42 +52,49 @@ class TilesHow(How[Masks]):
 
     def forward(self, hidden: torch.Tensor, weights: Tensors, *, keep: bool) -> tuple[torch.Tensor, Tensors]:
         """Compute a layer."""
-        sizes = self._sizes(hidden, weights)
-        saved = hidden.new_empty(layer_tiles.num_saved(sizes))
+        qw, qb, kw, kb, vw, vb, *others = weights
+        together = joined(qw, kw, vw), joined(qb, kb, vb), *others
+        sizes = self._sizes(hidden, len(weights[INNER]))
+        between = hidden.new_empty(layer_tiles.num_saved(sizes))
         out = hidden.new_empty((sizes.rows, sizes.width))
         layer_tiles.forward(
-            team(), SHAPES, sizes, self._numbers, _places(hidden, weights, saved), self.packing.starts,
+            team(), SHAPES, sizes, self._numbers, _places(hidden, together, between), self.packing.starts,
             self._first, keep, out.data_ptr(),
         )  # fmt: skip
         if self.first_B is not None:
             out = out[: len(self.first_B)]
-        return out, (hidden, saved, *weights)
+        return out, (hidden, between, *together)
 
     def backward(self, gradient: torch.Tensor, saved: Tensors) -> Tensors:
         """Return the gradients of what went in and of the weights, from that of what came out."""
-        hidden, between, *weights = saved
-        sizes = self._sizes(hidden, weights)
-        gradient = pad(gradient, (0, 0, 0, sizes.rows - len(gradient)))
+        hidden, between, *together = saved
+        sizes = self._sizes(hidden, len(together[INNER - 4]))
+        if len(gradient) < sizes.rows:
+            gradient = pad(gradient, (0, 0, 0, sizes.rows - len(gradient)))
         each = layer_tiles.gradient_sizes(sizes)
         d_hidden, of_weights = torch.empty_like(hidden), hidden.new_empty(sum(each))
         layer_tiles.backward(
-            team(), SHAPES, sizes, self._numbers, _places(hidden, weights, between), self.packing.starts,
+            team(), SHAPES, sizes, self._numbers, _places(hidden, together, between), self.packing.starts,
             self._first, gradient.data_ptr(), d_hidden.data_ptr(), of_weights.data_ptr(),
         )  # fmt: skip
         qw, kw, vw, ow, iw, pw, qb, kb, vb, ob, scale1, shift1, ib, pb, scale2, shift2 = of_weights.split(each)
-        in_order = qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2
-        return d_hidden, *(one.view(weight.shape) for one, weight in zip(in_order, weights, strict=True))
+        square = hidden.shape[1], hidden.shape[1]
+        return (
+            d_hidden, qw.view(square), qb, kw.view(square), kb, vw.view(square), vb, ow.view(square), ob, scale1,
+            shift1, iw.view(sizes.inner, sizes.width), ib, pw.view(sizes.width, sizes.inner), pb, scale2, shift2,
+        )  # fmt: skip
 
-    def _sizes(self, hidden: torch.Tensor, weights: Sequence[torch.Tensor]) -> Sizes:
+    def _sizes(self, hidden: torch.Tensor, inner: int) -> Sizes:
         (tokens, width), packing = hidden.shape, self.packing
         rows = tokens if self.first_B is None else -(-len(self.first_B) // TILE) * TILE
-        inner, longest = len(weights[INNER]), int(packing.sizes[-1])
-        return Sizes(tokens, packing.num_tokens, rows, width, inner, packing.num_heads, longest)
+        return Sizes(
+            tokens, packing.num_tokens, rows, width, inner, packing.num_heads, int(packing.sizes[-1])
+        )
 
 
-def _places(hidden: torch.Tensor, weights: Sequence[torch.Tensor], saved: torch.Tensor) -> Places:
-    of = [weight.data_ptr() for weight in (*weights[:2], *weights[6:])]
-    return Places(np.array(of), hidden.data_ptr(), saved.data_ptr())
+def _places(hidden: torch.Tensor, together: Sequence[torch.Tensor], between: torch.Tensor) -> Places:
+    weights = np.array([weight.data_ptr() for weight in together])
+    return Places(weights, hidden.data_ptr(), between.data_ptr())
 
 
 def make_ready() -> None:

@@ -8,10 +8,18 @@ a batch looks up are converted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.func import functional_call
+
+
+class _Place(NamedTuple):
+    """Where a module has a parameter."""
+
+    parameters: dict[str, torch.nn.Parameter | None]
+    name: str
+    master: torch.nn.Parameter
+    half: torch.nn.Parameter
 
 
 class HalfWeights:
@@ -31,9 +39,6 @@ class HalfWeights:
         self._in_use = False
         embedding = model.get_input_embeddings()
         embedding.register_forward_hook(self._convert)
-        # To look for them at each call takes as long as some products.
-        names = dict(model.named_parameters(remove_duplicate=False))
-        self._has_ties = len(names) > len(set(names.values()))
         self._masters: dict[str, torch.nn.Parameter] = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -50,6 +55,14 @@ class HalfWeights:
             )
             for name, master in self._masters.items()
         }
+        of_master = {master: self._halves[name] for name, master in self._masters.items()}
+        # Found once: torch's ``functional_call`` looks for all of them by name at each call.
+        self._places = [
+            _Place(module._parameters, name, master, of_master[master])  # noqa: SLF001 - as torch.func does
+            for module in model.modules()
+            for name, master in module._parameters.items()  # noqa: SLF001
+            if master in of_master
+        ]
         self._gradients: dict[str, torch.Tensor] = {}
 
     def refresh(self) -> None:
@@ -60,9 +73,13 @@ class HalfWeights:
     def __call__(self, **inputs: Any) -> Any:
         """Call the model with these weights."""
         self._in_use = True
+        for place in self._places:
+            place.parameters[place.name] = place.half
         try:
-            return functional_call(self._model, dict(self._halves), kwargs=inputs, tie_weights=self._has_ties)
+            return self._model(**inputs)
         finally:
+            for place in self._places:
+                place.parameters[place.name] = place.master
             self._in_use = False
 
     def _convert(self, _: Any, __: Any, rows: torch.Tensor) -> torch.Tensor:
