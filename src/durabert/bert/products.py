@@ -161,19 +161,21 @@ def _take_turned(right_NW, first, word, count, panel_words, there):
 
 
 @register_jitable(**INLINED)
-def _take_pairs(right_KN, first, start, count, panel, there):
-    """Copy 32 columns of the right factor as tiles; 0 where it has no rows."""
+def _take_pairs(right_KN, first, size, start, count, panel):
+    """Copy so many times 32 columns of the right factor as tiles; 0 where it has no rows."""
     rows, width = right_KN.shape
     for k in range(0, count, 2):
-        place = there + k // DEPTH * RIGHT + k % DEPTH * TILE
-        for tile in range(2):
-            here = place + tile * DEPTH * TILE
-            if start + k < rows:
-                at = (start + k) * width + first + tile * TILE
-                store_pairs(right_KN, at, 0, width, panel, here)
-            else:
-                for i in range(2 * LANES):
-                    panel[here + i] = 0
+        at, there = (start + k) * width + first, k // DEPTH * RIGHT + k % DEPTH * TILE
+        is_zero = start + k >= rows
+        # Along the rows, as a processor foresees what is read next.
+        for p in range(size):
+            for tile in range(2):
+                here = there + p * count * BLOCK + tile * DEPTH * TILE
+                if is_zero:
+                    for i in range(2 * LANES):
+                        panel[here + i] = 0
+                else:
+                    store_pairs(right_KN, at + p * BLOCK + tile * TILE, 0, width, panel, here)
 
 
 @register_jitable(**INLINED)
@@ -220,10 +222,10 @@ def _finish(sums, place, rows, row, column, out_MN, bias_N, slope_MN, added_MN, 
 @register_jitable(**INLINED)
 def _take(right, right_words, column, size, start, count, panel, panel_words):
     """Copy so many panels of the right factor as tiles."""
-    for p in range(size):
-        if right_words is None:
-            _take_pairs(right, column + p * BLOCK, start, count, panel, p * count * BLOCK)
-        else:
+    if right_words is None:
+        _take_pairs(right, column, size, start, count, panel)
+    else:
+        for p in range(size):
             _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, panel_words, p * count * WORDS)
 
 
