@@ -160,13 +160,16 @@ def test_attention_is_that_of_torch(width, heads, queries):
         assert out[first + queries : last].isnan().all()
 
 
-def model_in_bf16(directory, *, inner=128):
-    """Return a model that fits into tiles, if its feed-forward does, and a batch of 16 texts."""
+def model_in_bf16(directory, *, inner=128, count=16, dropout=0.0):
+    """Return a model that fits into tiles, if its feed-forward does, and a batch of texts."""
     found = classifier(directory, "bert", hidden_size=64, intermediate_size=inner)
+    for module in found.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
     install_packing(found.model)
     forward = Forward.of(found.model, Compute(CPU, "bf16"))
     layout = PackedLayout(found.model.config.num_attention_heads, found.first_position, CPU)
-    batch = layout.batch(tokens(2 * LENGTHS, types=found.uses_types), np.arange(16))
+    batch = layout.batch(tokens(2 * LENGTHS, types=found.uses_types), np.arange(count))
     return forward, batch
 
 
@@ -191,22 +194,21 @@ def near_by_much(found, expected, *, beside=0.0):
     assert float((found - expected).norm()) < 0.03 * max(float(expected.norm()), beside)
 
 
+def all_near_by_much(found, expected):
+    largest = max(float(gradient.to_dense().norm()) for gradient in expected.values())
+    for parameter, gradient in expected.items():
+        near_by_much(found[parameter].to_dense(), gradient.to_dense(), beside=largest / 10)
+
+
 @needs_tiles
 @pytest.mark.parametrize("inner", [128, 112])
 def test_a_model_learns_with_tiles_what_it_learns_without(tmp_path, monkeypatch, inner):
     forward, batch = model_in_bf16(tmp_path / "bert", inner=inner)
     forward.model.eval()
-
-    def learned():
-        forward.forget_gradients()
-        logits = forward.logits(batch)
-        (logits * torch.linspace(0.5, 2, logits.numel()).view(logits.shape)).sum().backward()
-        return logits.detach(), {one: gradient.float() for one, gradient in forward.gradients().items()}
-
     whole = counted(monkeypatch, layer_tiles, ("forward", "backward"))
     names = ("linear", "linear_gelu", "back", "back_gelu", "back_linear")
     calls = counted(monkeypatch, products, names)
-    logits, gradients = learned()
+    logits, gradients = learned(forward, batch)
     layers = forward.model.config.num_hidden_layers
     # Feed-forward of another width is torch's: two products there, two back and two of weights.
     assert list(whole.values()) == ([layers, layers] if inner == 128 else [0, 0])
@@ -215,18 +217,46 @@ def test_a_model_learns_with_tiles_what_it_learns_without(tmp_path, monkeypatch,
 
     monkeypatch.setattr(fused_tiles, "takes", lambda *_: False)
     if inner == 128:
-        by_parts, of_parts = learned()
+        by_parts, of_parts = learned(forward, batch)
         assert list(calls.values()) == [layers * count for count in (3, 1, 3, 1, 4)]
         assert torch.equal(by_parts, logits)
         for parameter, gradient in of_parts.items():
             assert torch.equal(gradients[parameter].to_dense(), gradient.to_dense())
     monkeypatch.setattr(products, "takes", lambda *_: False)
-    expected, of_torch = learned()
+    expected, of_torch = learned(forward, batch)
 
     near_by_much(logits, expected)
-    largest = max(float(gradient.to_dense().norm()) for gradient in of_torch.values())
-    for parameter, gradient in of_torch.items():
-        near_by_much(gradients[parameter].to_dense(), gradient.to_dense(), beside=largest / 10)
+    all_near_by_much(gradients, of_torch)
+
+
+@needs_tiles
+@pytest.mark.parametrize("count", [3, 7, 16])
+def test_a_layer_as_a_whole_drops_what_its_parts_drop(tmp_path, monkeypatch, count):
+    forward, batch = model_in_bf16(tmp_path / "bert", count=count, dropout=0.2)
+    forward.model.train()
+    forward.begin(1, 2, 3)
+    logits, gradients = learned(forward, batch)
+    assert not torch.equal(learned(forward, batch)[0], logits)
+    monkeypatch.setattr(fused_tiles, "takes", lambda *_: False)
+    forward.begin(1, 2, 3)
+
+    expected, of_parts = learned(forward, batch)
+
+    near_by_much(logits, expected)
+    all_near_by_much(gradients, of_parts)
+    # The last layer goes on with so many tokens, which the products of a part take by 16 alone.
+    if count % 16 == 0:
+        assert torch.equal(logits, expected)
+        for parameter, gradient in of_parts.items():
+            assert torch.equal(gradients[parameter].to_dense(), gradient.to_dense())
+
+
+def learned(forward, batch):
+    """Return logits, and gradients by parameter."""
+    forward.forget_gradients()
+    logits = forward.logits(batch)
+    (logits * torch.linspace(0.5, 2, logits.numel()).view(logits.shape)).sum().backward()
+    return logits.detach(), {one: gradient.float() for one, gradient in forward.gradients().items()}
 
 
 @needs_tiles

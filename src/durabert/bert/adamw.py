@@ -229,7 +229,9 @@ class CpuAdamW:
                 new = _zeros_like if is_sparse else torch.empty_like
                 state["step"] = torch.zeros(())
                 state["exp_avg"], state["exp_avg_sq"] = new(parameter), new(parameter)
-            place = self._places[parameter] = _Place.of(parameter, state, self._halves.get(parameter), is_new=is_new)
+            place = self._places[parameter] = _Place.of(
+                parameter, state, self._halves.get(parameter), is_new=is_new
+            )
         return place
 
     def _move_rows(self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: Numbers) -> None:

@@ -9,7 +9,7 @@ Shape letters: T tokens, F values of a token, H heads, D values of a head, N seq
 them, filled up to whole blocks with 0.
 """
 
-# ruff: noqa: ANN001, ANN002, ANN202 - numba compiles by the types that it is called with
+# ruff: noqa: ANN001, ANN201, ANN202 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _layers(model: Any) -> list[Any]:
 
 def _forward(
     layer: Any,
-    modules: tuple[torch.nn.Module, ...],
+    modules: tuple[Any, ...],
     number: int,
     first_only: bool,
     hidden_1TF: torch.Tensor,
@@ -76,7 +76,7 @@ def _forward(
     return out_TF.unsqueeze(0)
 
 
-def _modules(layer: Any) -> tuple[torch.nn.Module, ...]:
+def _modules(layer: Any) -> tuple[Any, ...]:
     """Return the parts of a layer that have weights."""
     attention = layer.attention
     return (

@@ -77,11 +77,11 @@ class TilesHow(How[Masks]):
             team(), SHAPES, sizes, self._numbers, _places(hidden, together, between), self.packing.starts,
             self._first, gradient.data_ptr(), d_hidden.data_ptr(), of_weights.data_ptr(),
         )  # fmt: skip
-        qw, kw, vw, ow, iw, pw, qb, kb, vb, ob, scale1, shift1, ib, pb, scale2, shift2 = of_weights.split(each)
-        square = hidden.shape[1], hidden.shape[1]
+        *matrices, qb, kb, vb, ob, scale1, shift1, ib, pb, scale2, shift2 = of_weights.split(each)
+        lengths = *[sizes.width] * 4, sizes.inner, sizes.width
+        qw, kw, vw, ow, iw, pw = (one.view(length, -1) for one, length in zip(matrices, lengths, strict=True))
         return (
-            d_hidden, qw.view(square), qb, kw.view(square), kb, vw.view(square), vb, ow.view(square), ob, scale1,
-            shift1, iw.view(sizes.inner, sizes.width), ib, pw.view(sizes.width, sizes.inner), pb, scale2, shift2,
+            d_hidden, qw, qb, kw, kb, vw, vb, ow, ob, scale1, shift1, iw, ib, pw, pb, scale2, shift2,
         )  # fmt: skip
 
     def _sizes(self, hidden: torch.Tensor, inner: int) -> Sizes:

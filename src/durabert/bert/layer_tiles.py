@@ -90,37 +90,98 @@ def num_saved(sizes: Sizes) -> int:
     return 3 * tokens * width + rows * (4 * width + 2 * inner) + 2 * 2 * rows * BYTES
 
 
+class _Saved(NamedTuple):
+    """What the first pass writes for the second."""
+
+    projected: NDArray[np.int16]
+    """Queries, keys and values, (T, 3 F)."""
+    attended: NDArray[np.int16]
+    """(R, F), as are sums before a norm, and norms."""
+    total1: NDArray[np.int16]
+    between: NDArray[np.int16]
+    """Norm after attention."""
+    slope: NDArray[np.int16]
+    """Of GELU, (R, I)."""
+    after: NDArray[np.int16]
+    """GELU."""
+    total2: NDArray[np.int16]
+    moments1: NDArray[np.float32]
+    """Mean and inverse deviation of the first sum, (2, R)."""
+    moments2: NDArray[np.float32]
+
+
 @register_jitable
 def _saved(address, sizes):
-    """Return what the first pass writes for the second.
-
-    Returns:
-        The projections, (T, 3 F); what is attended to, the sum after that and its norm, (R, F); slope and
-        value of GELU, (R, I); the last sum, (R, F); the moments of the two sums, (2, R) each.
-    """
+    """Return what begins at an address."""
     tokens, rows, width, inner = sizes.tokens, sizes.rows, sizes.width, sizes.inner
-    projected = halves_at(address, tokens, 3 * width)
-    address += BYTES * tokens * 3 * width
-    narrow = BYTES * rows * width
-    attended, total1 = halves_at(address, rows, width), halves_at(address + narrow, rows, width)
-    between, total2 = halves_at(address + 2 * narrow, rows, width), halves_at(address + 3 * narrow, rows, width)
-    address += 4 * narrow
-    wide = BYTES * rows * inner
-    slope, after = halves_at(address, rows, inner), halves_at(address + wide, rows, inner)
-    address += 2 * wide
-    moments1, moments2 = words_at(address, 2, rows), words_at(address + 2 * 4 * rows, 2, rows)
-    return projected, attended, total1, between, slope, after, total2, moments1, moments2
+    narrow, wide = BYTES * rows * width, BYTES * rows * inner
+    of_rows = address + BYTES * tokens * 3 * width
+    of_inner = of_rows + 4 * narrow
+    moments = of_inner + 2 * wide
+    return _Saved(
+        halves_at(address, tokens, 3 * width),
+        halves_at(of_rows, rows, width),
+        halves_at(of_rows + narrow, rows, width),
+        halves_at(of_rows + 2 * narrow, rows, width),
+        halves_at(of_inner, rows, inner),
+        halves_at(of_inner + wide, rows, inner),
+        halves_at(of_rows + 3 * narrow, rows, width),
+        words_at(moments, 2, rows),
+        words_at(moments + 2 * 2 * BYTES * rows, 2, rows),
+    )
+
+
+@register_jitable
+def _site(numbers, number):
+    """Return key, what is dropped and scale of a site of dropout."""
+    site_3 = numbers.site_S3[number]
+    return site_3[0], site_3[1], site_3[2], numbers.scale_S[number]
+
+
+class _Weights(NamedTuple):
+    """Of a layer."""
+
+    projecting: NDArray[np.int16]
+    """Of queries, keys and values, (3 F, F), and their biases, (3 F,)."""
+    biases: NDArray[np.int16]
+    after_attention: NDArray[np.int16]
+    """(F, F), and its bias."""
+    bias_after: NDArray[np.int16]
+    scale1: NDArray[np.int16]
+    shift1: NDArray[np.int16]
+    widening: NDArray[np.int16]
+    """(I, F), and its bias."""
+    bias_inner: NDArray[np.int16]
+    narrowing: NDArray[np.int16]
+    """(F, I), and its bias."""
+    bias_outer: NDArray[np.int16]
+    scale2: NDArray[np.int16]
+    shift2: NDArray[np.int16]
+
+
+@register_jitable
+def _weights(of, sizes):
+    """Return what lies at addresses."""
+    width, inner = sizes.width, sizes.inner
+    return _Weights(
+        halves_at(of[0], 3 * width, width),
+        _vector(of[1], 3 * width),
+        halves_at(of[2], width, width),
+        _vector(of[3], width),
+        _vector(of[4], width),
+        _vector(of[5], width),
+        halves_at(of[6], inner, width),
+        _vector(of[7], inner),
+        halves_at(of[8], width, inner),
+        _vector(of[9], width),
+        _vector(of[10], width),
+        _vector(of[11], width),
+    )
 
 
 @register_jitable
 def _vector(address, size):
     return halves_at(address, 1, size)[0]
-
-
-@register_jitable
-def _weight(address, rows, width):
-    """Return a matrix as it is, and as float32."""
-    return halves_at(address, rows, width), words_at(address, rows, width // 2)
 
 
 @register_jitable
@@ -148,6 +209,47 @@ def _put(picked_RF, first_N, values_TF):
             values_TF[first_N[n], f] = picked_RF[n, f]
 
 
+@register_jitable
+def _linear(team, shapes, x, weight, bias, out, slope):
+    multiply(team, shapes, x, weight, weight.view(np.float32), out, bias, slope, None, None)
+
+
+@register_jitable
+def _back(team, shapes, gradient, weight, added, factor, out):
+    multiply(team, shapes, gradient, weight, None, out, None, None, added, factor)
+
+
+@register_jitable
+def _add_norm(team, numbers, number, branch, trunk, scale, shift, total, out, moments):
+    dropout_add_norm(
+        team,
+        branch,
+        trunk,
+        scale,
+        shift,
+        numbers.epsilon,
+        *_site(numbers, number),
+        total,
+        out,
+        *_rows(moments),
+    )
+
+
+@register_jitable
+def _add_norm_back(team, numbers, number, gradient, total, moments, scale, trunk, branch):
+    """Return the gradients of scale, shift and the branch's bias, (3, F)."""
+    sums = np.zeros((CHUNKS, 3, len(scale)), np.float32)
+    dropout_add_norm_backward(
+        team, gradient, total, *_rows(moments), scale, *_site(numbers, number), trunk, branch, sums
+    )
+    return sums[0]
+
+
+@register_jitable
+def _rows(moments):
+    return moments[0], moments[1]
+
+
 @njit(**OPTIONS)
 def forward(team, shapes, sizes, numbers, places, start_N, first_N, is_kept, out):
     """Write what a layer makes of the tokens.
@@ -166,47 +268,34 @@ def forward(team, shapes, sizes, numbers, places, start_N, first_N, is_kept, out
     Source:
         Vaswani et al. 2017, section 3.1, with the norm after each sum; Devlin et al. 2019, appendix A.2.
     """
-    tokens, rows, width, inner = sizes.tokens, sizes.rows, sizes.width, sizes.inner
-    projected, attended, total1, between, slope, after, total2, moments1, moments2 = _saved(places.saved, sizes)
-    of, site, scale, epsilon = places.weights, numbers.site_S3, numbers.scale_S, numbers.epsilon
-    trunk, picks = halves_at(places.hidden, tokens, width), len(first_N) > 0
+    of, saved = _weights(places.weights, sizes), _saved(places.saved, sizes)
+    trunk, picks = halves_at(places.hidden, sizes.tokens, sizes.width), len(first_N) > 0
 
-    weight, weight_words = _weight(of[0], 3 * width, width)
-    bias = _vector(of[1], 3 * width)
-    multiply(team, shapes, trunk, weight, weight_words, projected, bias, None, None, None)
-    all_attended = halves(tokens, width) if picks else attended
-    _clear(all_attended, sizes.there)
-    queries = 1 if picks else sizes.longest
-    if is_kept or site[0, 2] > 0 or width // sizes.heads % DEPTH > 0:
-        attend(
-            team, projected, start_N, sizes.heads, queries, numbers.scaling, site[0, 0], site[0, 1], site[0, 2],
-            scale[0], all_attended,
-        )  # fmt: skip
+    _linear(team, shapes, trunk, of.projecting, of.biases, saved.projected, None)
+    attended = halves(sizes.tokens, sizes.width) if picks else saved.attended
+    # What fills up is in no sequence, but in the products.
+    _clear(attended, sizes.there)
+    how = start_N, sizes.heads, 1 if picks else sizes.longest, numbers.scaling
+    if is_kept or numbers.site_S3[0, 2] > 0 or sizes.width // sizes.heads % DEPTH > 0:
+        attend(team, saved.projected, *how, *_site(numbers, 0), attended)
     else:
-        attend_on_team(
-            team, shapes, projected, start_N, sizes.heads, queries, numbers.scaling, all_attended, sizes.longest
-        )
+        attend_on_team(team, shapes, saved.projected, *how, attended, sizes.longest)
     if picks:
-        _pick(all_attended, first_N, attended)
-        all_trunk, trunk = trunk, halves(rows, width)
+        _pick(attended, first_N, saved.attended)
+        all_trunk, trunk = trunk, halves(sizes.rows, sizes.width)
         _pick(all_trunk, first_N, trunk)
 
-    branch = halves(rows, width)
-    weight, weight_words = _weight(of[2], width, width)
-    multiply(team, shapes, attended, weight, weight_words, branch, _vector(of[3], width), None, None, None)
-    dropout_add_norm(
-        team, branch, trunk, _vector(of[4], width), _vector(of[5], width), epsilon, site[1, 0], site[1, 1],
-        site[1, 2], scale[1], total1, between, moments1[0], moments1[1],
-    )  # fmt: skip
-
-    weight, weight_words = _weight(of[6], inner, width)
-    multiply(team, shapes, between, weight, weight_words, after, _vector(of[7], inner), slope, None, None)
-    weight, weight_words = _weight(of[8], width, inner)
-    multiply(team, shapes, after, weight, weight_words, branch, _vector(of[9], width), None, None, None)
-    dropout_add_norm(
-        team, branch, between, _vector(of[10], width), _vector(of[11], width), epsilon, site[2, 0], site[2, 1],
-        site[2, 2], scale[2], total2, halves_at(out, rows, width), moments2[0], moments2[1],
-    )  # fmt: skip
+    branch = halves(sizes.rows, sizes.width)
+    _linear(team, shapes, saved.attended, of.after_attention, of.bias_after, branch, None)
+    _add_norm(
+        team, numbers, 1, branch, trunk, of.scale1, of.shift1, saved.total1, saved.between, saved.moments1
+    )
+    _linear(team, shapes, saved.between, of.widening, of.bias_inner, saved.after, saved.slope)
+    _linear(team, shapes, saved.after, of.narrowing, of.bias_outer, branch, None)
+    result = halves_at(out, sizes.rows, sizes.width)
+    _add_norm(
+        team, numbers, 2, branch, saved.between, of.scale2, of.shift2, saved.total2, result, saved.moments2
+    )
 
 
 def gradient_sizes(sizes: Sizes) -> list[int]:
@@ -243,40 +332,41 @@ def backward(team, shapes, sizes, numbers, places, start_N, first_N, gradient, o
         out: address of that of what went in, (T, F).
         of_weights: address of those of the weights, as ``gradient_sizes`` tells them.
     """
+    of, saved = _weights(places.weights, sizes), _saved(places.saved, sizes)
     tokens, rows, width, inner = sizes.tokens, sizes.rows, sizes.width, sizes.inner
-    projected, attended, total1, between, slope, after, total2, moments1, moments2 = _saved(places.saved, sizes)
-    of, site, scale = places.weights, numbers.site_S3, numbers.scale_S
     hidden = halves_at(places.hidden, tokens, width)
-    trunk, branch = halves(rows, width), halves(rows, width)
-    square, oblong = BYTES * width * width, BYTES * width * inner
-    d_ow, d_iw, d_pw = of_weights + 3 * square, of_weights + 4 * square, of_weights + 4 * square + oblong
-    vectors = of_weights + 4 * square + 2 * oblong
-
-    sums2 = np.zeros((CHUNKS, 3, width), np.float32)
-    dropout_add_norm_backward(
-        team, halves_at(gradient, rows, width), total2, moments2[0], moments2[1], _vector(of[10], width),
-        site[2, 0], site[2, 1], site[2, 2], scale[2], trunk, branch, sums2,
-    )  # fmt: skip
-    # Of the bias of a product that a norm follows the norm has taken the sum.
+    trunk, branch, inner_sums = halves(rows, width), halves(rows, width), np.empty(inner, np.float32)
+    # A norm takes the sum of the bias of the product before it.
     unused = np.empty(width, np.float32)
-    multiply_tokens(team, shapes, branch, after, halves_at(d_pw, width, inner), unused)
-    d_inner, inner_sums = halves(rows, inner), np.empty(inner, np.float32)
-    multiply(team, shapes, branch, halves_at(of[8], width, inner), None, d_inner, None, None, None, slope)
-    multiply_tokens(team, shapes, d_inner, between, halves_at(d_iw, inner, width), inner_sums)
-    d_between = halves(rows, width)
-    multiply(team, shapes, d_inner, halves_at(of[6], inner, width), None, d_between, None, None, trunk, None)
+    square, oblong = BYTES * width * width, BYTES * width * inner
+    d_after, d_widening = of_weights + 3 * square, of_weights + 4 * square
+    d_narrowing, vectors = d_widening + oblong, d_widening + 2 * oblong
 
-    sums1 = np.zeros((CHUNKS, 3, width), np.float32)
-    dropout_add_norm_backward(
-        team, d_between, total1, moments1[0], moments1[1], _vector(of[4], width), site[1, 0], site[1, 1],
-        site[1, 2], scale[1], trunk, branch, sums1,
-    )  # fmt: skip
-    multiply_tokens(team, shapes, branch, attended, halves_at(d_ow, width, width), unused)
+    sums2 = _add_norm_back(
+        team,
+        numbers,
+        2,
+        halves_at(gradient, rows, width),
+        saved.total2,
+        saved.moments2,
+        of.scale2,
+        trunk,
+        branch,
+    )
+    multiply_tokens(team, shapes, branch, saved.after, halves_at(d_narrowing, width, inner), unused)
+    d_inner, d_between = halves(rows, inner), halves(rows, width)
+    _back(team, shapes, branch, of.narrowing, None, saved.slope, d_inner)
+    multiply_tokens(team, shapes, d_inner, saved.between, halves_at(d_widening, inner, width), inner_sums)
+    _back(team, shapes, d_inner, of.widening, trunk, None, d_between)
+
+    sums1 = _add_norm_back(
+        team, numbers, 1, d_between, saved.total1, saved.moments1, of.scale1, trunk, branch
+    )
+    multiply_tokens(team, shapes, branch, saved.attended, halves_at(d_after, width, width), unused)
     d_attended = halves(rows, width)
-    multiply(team, shapes, branch, halves_at(of[2], width, width), None, d_attended, None, None, None, None)
-    queries = sizes.longest
-    if len(first_N) > 0:
-        queries = 1
+    _back(team, shapes, branch, of.after_attention, None, None, d_attended)
+    picks = len(first_N) > 0
+    if picks:
         picked, d_attended = d_attended, halves(tokens, width)
         _put(picked, first_N, d_attended)
         picked, trunk = trunk, halves(tokens, width)
@@ -284,17 +374,14 @@ def backward(team, shapes, sizes, numbers, places, start_N, first_N, gradient, o
 
     d_projected, sums = halves(tokens, 3 * width), np.empty(3 * width, np.float32)
     _clear(d_projected, sizes.there)
-    attend_backward(
-        team, d_attended, projected, start_N, sizes.heads, queries, numbers.scaling, site[0, 0], site[0, 1],
-        site[0, 2], scale[0], d_projected,
-    )  # fmt: skip
+    how = start_N, sizes.heads, 1 if picks else sizes.longest, numbers.scaling
+    attend_backward(team, d_attended, saved.projected, *how, *_site(numbers, 0), d_projected)
     multiply_tokens(team, shapes, d_projected, hidden, halves_at(of_weights, 3 * width, width), sums)
-    weight = halves_at(of[0], 3 * width, width)
-    multiply(team, shapes, d_projected, weight, None, halves_at(out, tokens, width), None, None, trunk, None)
+    _back(team, shapes, d_projected, of.projecting, trunk, None, halves_at(out, tokens, width))
 
     vectors = _round(sums, vectors)
     for row in (2, 0, 1):
-        vectors = _round(sums1[0, row], vectors)
+        vectors = _round(sums1[row], vectors)
     vectors = _round(inner_sums, vectors)
     for row in (2, 0, 1):
-        vectors = _round(sums2[0, row], vectors)
+        vectors = _round(sums2[row], vectors)

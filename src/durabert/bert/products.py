@@ -11,7 +11,7 @@ Shape letters: M rows and N columns of a product, K values that are summed up; T
 up to whole tiles.
 """
 
-# ruff: noqa: ANN001, ANN002, ANN202 - numba compiles by the types that it is called with
+# ruff: noqa: ANN001, ANN201, ANN202 - numba compiles by the types that it is called with
 
 from __future__ import annotations
 
@@ -226,7 +226,8 @@ def _take(right, right_words, column, size, start, count, panel, panel_words):
         _take_pairs(right, column, size, start, count, panel)
     else:
         for p in range(size):
-            _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, panel_words, p * count * WORDS)
+            there = p * count * WORDS
+            _take_turned(right_words, column + p * BLOCK, start // 2, count // 2, panel_words, there)
 
 
 @register_jitable(**INLINED)
