@@ -22,6 +22,8 @@ from durabert.bert.threads import team
 from durabert.bert.tiles import BLOCK, SHAPES, TILE, has_tiles
 
 NONE: Final = np.zeros(0, np.int64)
+PARTS: Final = 4
+"""Tensors of what is between the two passes."""
 INNER: Final = 10
 """Place of the weight of the first product of feed-forward among those of a layer."""
 
@@ -55,7 +57,8 @@ class TilesHow(How[Masks]):
         qw, qb, kw, kb, vw, vb, *others = weights
         together = joined(qw, kw, vw), joined(qb, kb, vb), *others
         sizes = self._sizes(hidden, len(weights[INNER]))
-        between = hidden.new_empty(layer_tiles.num_saved(sizes))
+        # In parts, as the allocator keeps no memory for later that is more than some MiB.
+        between = [hidden.new_empty(size if keep else 0) for size in layer_tiles.saved_sizes(sizes)]
         out = hidden.new_empty((sizes.rows, sizes.width))
         layer_tiles.forward(
             team(), SHAPES, sizes, self._numbers, _places(hidden, together, between), self.packing.starts,
@@ -63,11 +66,12 @@ class TilesHow(How[Masks]):
         )  # fmt: skip
         if self.first_B is not None:
             out = out[: len(self.first_B)]
-        return out, (hidden, between, *together)
+        return out, (hidden, *between, *together)
 
     def backward(self, gradient: torch.Tensor, saved: Tensors) -> Tensors:
         """Return the gradients of what went in and of the weights, from that of what came out."""
-        hidden, between, *together = saved
+        hidden, *others = saved
+        between, together = others[:PARTS], others[PARTS:]
         sizes = self._sizes(hidden, len(together[INNER - 4]))
         if len(gradient) < sizes.rows:
             gradient = pad(gradient, (0, 0, 0, sizes.rows - len(gradient)))
@@ -92,9 +96,11 @@ class TilesHow(How[Masks]):
         )
 
 
-def _places(hidden: torch.Tensor, together: Sequence[torch.Tensor], between: torch.Tensor) -> Places:
-    weights = np.array([weight.data_ptr() for weight in together])
-    return Places(weights, hidden.data_ptr(), between.data_ptr())
+def _places(
+    hidden: torch.Tensor, together: Sequence[torch.Tensor], between: Sequence[torch.Tensor]
+) -> Places:
+    weights, saved = (np.array([one.data_ptr() for one in several]) for several in (together, between))
+    return Places(weights, hidden.data_ptr(), saved)
 
 
 def make_ready() -> None:
@@ -106,6 +112,6 @@ def make_ready() -> None:
     numbers = Numbers(one, one, np.zeros((SITES, 3), np.uint32), np.ones(SITES, np.float32))
     memory = torch.zeros(16 * BLOCK * BLOCK, dtype=torch.bfloat16)
     place = memory.data_ptr()
-    places = Places(np.full(12, place), place, place)
+    places = Places(np.full(12, place), place, np.full(PARTS, place))
     layer_tiles.forward(team(), SHAPES, size, numbers, places, starts, none, True, place)
     layer_tiles.backward(team(), SHAPES, size, numbers, places, starts, none, place, place, place)

@@ -30,6 +30,7 @@ from durabert.bert.kernels import (
     dropout_add_norm_backward,
     halves,
     halves_at,
+    words,
     words_at,
 )
 from durabert.bert.products import multiply, multiply_tokens
@@ -40,6 +41,8 @@ SITES: Final = 3
 """Of dropout: in attention, after it, and after feed-forward."""
 BYTES: Final = 2
 """Of a value."""
+WORD: Final = 4
+"""Bytes of a sum."""
 
 
 class Sizes(NamedTuple):
@@ -80,14 +83,15 @@ class Places(NamedTuple):
     the two products of feed-forward, and of the last norm."""
     hidden: int
     """What goes in, (T, F)."""
-    saved: int
-    """So many values as ``num_saved`` tells, of which the way back needs all."""
+    saved: NDArray[np.int64]
+    """Of so many values as ``saved_sizes`` tells, all for the way back; of no use if none follows."""
 
 
-def num_saved(sizes: Sizes) -> int:
-    """Return how many values there are between the two passes."""
-    tokens, rows, width, inner = sizes.tokens, sizes.rows, sizes.width, sizes.inner
-    return 3 * tokens * width + rows * (4 * width + 2 * inner) + 2 * 2 * rows * BYTES
+def saved_sizes(sizes: Sizes) -> list[int]:
+    """Return how many values there are between the two passes, of each of the parts that they lie in."""
+    rows, inner = sizes.rows, sizes.rows * sizes.inner
+    moments = 2 * 2 * rows * WORD // BYTES
+    return [3 * sizes.tokens * sizes.width, 4 * rows * sizes.width + moments, inner, inner]
 
 
 class _Saved(NamedTuple):
@@ -111,24 +115,32 @@ class _Saved(NamedTuple):
 
 
 @register_jitable
-def _saved(address, sizes):
-    """Return what begins at an address."""
-    tokens, rows, width, inner = sizes.tokens, sizes.rows, sizes.width, sizes.inner
-    narrow, wide = BYTES * rows * width, BYTES * rows * inner
-    of_rows = address + BYTES * tokens * 3 * width
-    of_inner = of_rows + 4 * narrow
-    moments = of_inner + 2 * wide
+def _saved(at, sizes):
+    """Return what lies at addresses."""
+    rows, width, inner = sizes.rows, sizes.width, sizes.inner
+    one = BYTES * rows * width
+    moments = at[1] + 4 * one
     return _Saved(
-        halves_at(address, tokens, 3 * width),
-        halves_at(of_rows, rows, width),
-        halves_at(of_rows + narrow, rows, width),
-        halves_at(of_rows + 2 * narrow, rows, width),
-        halves_at(of_inner, rows, inner),
-        halves_at(of_inner + wide, rows, inner),
-        halves_at(of_rows + 3 * narrow, rows, width),
+        halves_at(at[0], sizes.tokens, 3 * width),
+        halves_at(at[1], rows, width),
+        halves_at(at[1] + one, rows, width),
+        halves_at(at[1] + 2 * one, rows, width),
+        halves_at(at[2], rows, inner),
+        halves_at(at[3], rows, inner),
+        halves_at(at[1] + 3 * one, rows, width),
         words_at(moments, 2, rows),
-        words_at(moments + 2 * 2 * BYTES * rows, 2, rows),
+        words_at(moments + 2 * rows * WORD, 2, rows),
     )
+
+
+@register_jitable
+def _unsaved(sizes):
+    """Return memory for the same where no second pass follows, which is as little as can be."""
+    rows, width = sizes.rows, sizes.width
+    attended, between, total = halves(rows, width), halves(rows, width), halves(rows, width)
+    after, moments = halves(rows, sizes.inner), words(2, rows)
+    projected = halves(sizes.tokens, 3 * width)
+    return _Saved(projected, attended, total, between, after, after, total, moments, moments)
 
 
 @register_jitable
@@ -268,7 +280,8 @@ def forward(team, shapes, sizes, numbers, places, start_N, first_N, is_kept, out
     Source:
         Vaswani et al. 2017, section 3.1, with the norm after each sum; Devlin et al. 2019, appendix A.2.
     """
-    of, saved = _weights(places.weights, sizes), _saved(places.saved, sizes)
+    of = _weights(places.weights, sizes)
+    saved = _saved(places.saved, sizes) if is_kept else _unsaved(sizes)
     trunk, picks = halves_at(places.hidden, sizes.tokens, sizes.width), len(first_N) > 0
 
     _linear(team, shapes, trunk, of.projecting, of.biases, saved.projected, None)
