@@ -87,7 +87,7 @@ def draw(mask, threads=ALONE):
 
 def move(weight, change, first, second):
     numbers = [np.float32(number) for number in (0.7, 0.999, 1e-3, 1.3)]
-    adamw._move(weight, change, first, second, None, *numbers)
+    adamw._move(weight, change, first, second, None, False, *numbers)
 
 
 ROWS = (9, WIDTH)

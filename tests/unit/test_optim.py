@@ -114,6 +114,19 @@ def test_a_step_is_that_of_torch(clip_norm, sparse):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
+def test_what_memory_held_before_the_first_step_is_of_no_account():
+    expected = stepped(Ours, sparse=True, clip_norm=None)
+    # Has torch fill memory that it hands out with NaN.
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(1).isnan()
+        found = stepped(Ours, sparse=True, clip_norm=None)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
 def test_a_row_whose_second_moment_vanished_moves_on_after_a_resume():
     gone_on, resumed = (nn.Embedding(4, 8, sparse=True) for _ in range(2))
     for model in (gone_on, resumed):

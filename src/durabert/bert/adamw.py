@@ -18,7 +18,7 @@ import mmap
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -65,7 +65,6 @@ def _move(weight, change, first, second, half, is_new, scale, decay, rate, sprea
         w, c = weight[start : start + BLOCK], change[start : start + BLOCK]
         m, v = first[start : start + BLOCK], second[start : start + BLOCK]
         if is_new:
-            # Here, as memory is first touched by all threads in half the time.
             for i in range(len(w)):
                 m[i] = v[i] = np.float32(0.0)
         for i in range(len(w)):
@@ -174,7 +173,6 @@ class CpuAdamW:
         for group in self.param_groups:
             group["lr"] = 0.0
         self.state: defaultdict[torch.Tensor, Any] = defaultdict(dict)
-        self._places: dict[torch.nn.Parameter, _Place] = {}
         self._moves: dict[torch.nn.Parameter, NDArray[np.bool_]] = {}
 
     def gradient_norm(self, gradients: Gradients) -> float:
@@ -201,38 +199,48 @@ class CpuAdamW:
             clip_norm: none: no clipping.
         """
         scale = clipping(norm, clip_norm)
-        moves: defaultdict[tuple[torch.dtype, torch.dtype | None], list[_Move]] = defaultdict(list)
-        for group in self.param_groups:
+        kinds: defaultdict[tuple[torch.dtype, torch.dtype | None], list[_Move]] = defaultdict(list)
+        moving = [
+            [parameter for parameter in group["params"] if parameter in gradients]
+            for group in self.param_groups
+        ]
+        steps = self._next_steps(
+            {parameter: gradients[parameter].is_sparse for parameters in moving for parameter in parameters}
+        )
+        for group, parameters in zip(self.param_groups, moving, strict=True):
             numbers = functools.cache(functools.partial(_numbers, group, scale))
-            for parameter in group["params"]:
-                gradient = gradients.get(parameter)
-                if gradient is None:
-                    continue
-                place = self._place(parameter, is_sparse=gradient.is_sparse)
-                # Through numpy: torch takes as long for all of them as for a product.
-                np.add(place.step, 1, out=place.step)
-                of_step = numbers(int(place.step))
+            for parameter in parameters:
+                gradient, step = gradients[parameter], steps[parameter]
                 if gradient.is_sparse:
-                    self._move_rows(parameter, gradient, of_step)
-                else:
-                    gradient = gradient.contiguous()
-                    moves[gradient.dtype, place.half_dtype].append(_Move(place, gradient, of_step))
-        for (change, half), together in moves.items():
-            _move_together(together, LIKE[change], None if half is None else LIKE[half])
+                    self._move_rows(parameter, gradient, numbers(step))
+                    continue
+                half, state = self._halves.get(parameter), self.state[parameter]
+                move = _Move(
+                    (parameter, gradient.contiguous(), state["exp_avg"], state["exp_avg_sq"], half),
+                    step == 1,
+                    numbers(step),
+                )
+                kinds[gradient.dtype, None if half is None else half.dtype].append(move)
+        for (change, like), moves in kinds.items():
+            _move_together(moves, LIKE[change], None if like is None else LIKE[like])
 
-    def _place(self, parameter: torch.nn.Parameter, *, is_sparse: bool) -> _Place:
-        """Return where a parameter and its moments lie, which are made if there are none."""
-        state, place = self.state[parameter], self._places.get(parameter)
-        # A state that was loaded is another one.
-        if place is None or place.state is not state:
-            if is_new := not state:
+    def _next_steps(self, parameters: Mapping[torch.nn.Parameter, bool]) -> dict[torch.nn.Parameter, int]:
+        """Count a step of each parameter, and return its number.
+
+        Args:
+            parameters: whether the gradient is sparse; moments of others hold nothing before the first step.
+        """
+        for parameter, is_sparse in parameters.items():
+            state = self.state[parameter]
+            if not state:
                 new = _zeros_like if is_sparse else torch.empty_like
                 state["step"] = torch.zeros(())
                 state["exp_avg"], state["exp_avg_sq"] = new(parameter), new(parameter)
-            place = self._places[parameter] = _Place.of(
-                parameter, state, self._halves.get(parameter), is_new=is_new
-            )
-        return place
+        # Through numpy: torch takes as long for all of them as for a product.
+        counts = [self.state[parameter]["step"].numpy() for parameter in parameters]
+        for count in counts:
+            np.add(count, 1, out=count)
+        return dict(zip(parameters, map(int, counts), strict=True))
 
     def _move_rows(self, parameter: torch.nn.Parameter, gradient: torch.Tensor, numbers: Numbers) -> None:
         state = self.state[parameter]
@@ -269,47 +277,23 @@ def _zeros_like(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where in memory lies what belongs to a parameter, which does not change from step to step."""
-
-    state: dict[str, torch.Tensor]
-    step: NDArray[np.float32]
-    """Number of steps, in the memory of the state's."""
-    size: int
-    addresses: tuple[int, int, int, int]
-    """Of the weight, first and second moment, and the weight in half precision, 0 if there is none."""
-    half_dtype: torch.dtype | None
-    is_new: bool
-    """Whether the moments hold nothing before the first step."""
-
-    @classmethod
-    def of(
-        cls,
-        parameter: torch.nn.Parameter,
-        state: dict[str, torch.Tensor],
-        half: torch.Tensor | None,
-        *,
-        is_new: bool,
-    ) -> _Place:
-        """Return that of a parameter."""
-        tensors = (parameter, state["exp_avg"], state["exp_avg_sq"], half)
-        weight, first, second, rounded = (0 if one is None else one.data_ptr() for one in tensors)
-        return cls(
-            state,
-            state["step"].numpy(),
-            parameter.numel(),
-            (weight, first, second, rounded),
-            None if half is None else half.dtype,
-            is_new,
-        )
-
-
-class _Move(NamedTuple):
+class _Move:
     """A dense parameter in a step."""
 
-    place: _Place
-    gradient: torch.Tensor
+    tensors: tuple[torch.Tensor | None, ...]
+    """Weight, gradient, first and second moment, and the weight in half precision if there is one."""
+    is_new: bool
+    """Whether it is the first: the moments hold nothing, and their memory is touched by all threads then."""
     numbers: Numbers
+
+    @property
+    def size(self) -> int:
+        assert self.tensors[0] is not None
+        return self.tensors[0].numel()
+
+    @property
+    def addresses(self) -> list[int]:
+        return [0 if tensor is None else tensor.data_ptr() for tensor in self.tensors]
 
 
 def _numbers(group: dict[str, Any], scale: float, step: int) -> Numbers:
@@ -323,15 +307,10 @@ def _numbers(group: dict[str, Any], scale: float, step: int) -> Numbers:
 
 
 def _move_together(moves: Sequence[_Move], change_like: NDArray[Any], half_like: NDArray[Any] | None) -> None:
-    places = [move.place for move in moves]
-    sizes = np.array([place.size for place in places])
-    addresses = np.empty((len(moves), 5), np.int64)
-    addresses[:, 0], addresses[:, 2], addresses[:, 3], addresses[:, 4] = zip(
-        *(place.addresses for place in places), strict=True
-    )
-    addresses[:, 1] = [move.gradient.data_ptr() for move in moves]
-    are_new = np.array([place.is_new and place.step == 1 for place in places])
-    numbers = np.array([move.numbers for move in moves])
+    sizes = np.array([one.size for one in moves])
+    addresses = np.array([one.addresses for one in moves])
+    are_new = np.array([one.is_new for one in moves])
+    numbers = np.array([one.numbers for one in moves])
     _on_team_move_all(team(), sizes, addresses, are_new, numbers, change_like, half_like)
 
 
