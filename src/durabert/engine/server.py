@@ -43,6 +43,10 @@ DYNAMIC_CONFIG: Final = {
     "matching.ephemeralDataUpdateInterval": '"10m"',
     "matching.updateAckInterval": '"10m"',
     "matching.longPollExpirationInterval": '"140s"',
+    "matching.backlogMetricsEmitInterval": '"10m"',
+    "matching.nexusEndpointsRefreshInterval": '"10m"',
+    "history.enableReplicationStream": "false",
+    "system.clusterMetadataRefreshInterval": '"10m"',
     "system.namespaceCacheRefreshInterval": '"60s"',
 }
 """As JSON: one home has few workers and one namespace, and models train on the cores that its server runs on.
