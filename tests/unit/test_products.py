@@ -136,6 +136,12 @@ def test_what_does_not_fit_into_whole_tiles_is_left_to_a_library():
         assert not products.takes(other, fits, 64)
     assert not products.takes(fits, fits.float(), 64)
     assert not products.takes(fits, fits, 48)
+    weights = 16 * [matrix(32, 32)]
+    assert fused_tiles.takes(fits, tuple(weights)) == has_tiles()
+    for other in (fits.float(), matrix(8, 32), matrix(32, 16).t()):
+        assert not fused_tiles.takes(other, tuple(weights))
+    for place, other in ((0, matrix(16, 32)), (10, matrix(48, 32)), (5, matrix(32).float())):
+        assert not fused_tiles.takes(fits, (*weights[:place], other, *weights[place + 1 :]))
 
 
 @needs_tiles

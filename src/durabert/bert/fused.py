@@ -65,14 +65,15 @@ def _forward(
     **keywords: Any,
 ) -> torch.Tensor:
     weights = tuple(tensor for module in modules for tensor in (module.weight, module.bias))
-    make = _how(layer, weights, packing, masks)
+    # By views: an index would have its gradient copied into a batch of zeros.
+    hidden_TF = hidden_1TF.squeeze(0)
+    make = _how(layer, hidden_TF, weights, packing, masks)
     if make is None:
         given = {**keywords, "packing": packing, "masks": masks}
         return type(layer).forward(layer, hidden_1TF, *others, **given)
     how = make(layer, packing, masks, number=number, first_only=first_only)
     run: Any = _Layer.apply if torch.is_grad_enabled() else _without_gradient
-    # By views: an index would have its gradient copied into a batch of zeros.
-    out_TF: torch.Tensor = run(hidden_1TF.squeeze(0), how, *weights)
+    out_TF: torch.Tensor = run(hidden_TF, how, *weights)
     return out_TF.unsqueeze(0)
 
 
@@ -87,7 +88,11 @@ def _modules(layer: Any) -> tuple[Any, ...]:
 
 
 def _how(
-    layer: Any, weights: Tensors, packing: Packing | None, masks: Masks | Chance | None
+    layer: Any,
+    hidden_TF: torch.Tensor,
+    weights: Tensors,
+    packing: Packing | None,
+    masks: Masks | Chance | None,
 ) -> Callable[..., How[Any]] | None:
     """Return what computes a layer; none for Transformers."""
     if packing is None:
@@ -103,7 +108,7 @@ def _how(
     is_scored = not torch.is_grad_enabled() and not layer.training
     if not is_small and not (is_scored and attention_tiles.takes(width, weights[0].dtype)):
         return None
-    return TilesHow if fused_tiles.takes(weights) else CpuHow
+    return TilesHow if fused_tiles.takes(hidden_TF, weights) else CpuHow
 
 
 def _pass(

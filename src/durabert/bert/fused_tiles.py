@@ -28,10 +28,11 @@ INNER: Final = 10
 """Place of the weight of the first product of feed-forward among those of a layer."""
 
 
-def takes(weights: Tensors) -> bool:
+def takes(hidden: torch.Tensor, weights: Tensors) -> bool:
     """Return whether a layer of these weights is computed here: in bfloat16, and of whole tiles."""
     return (
-        all(one.dtype is torch.bfloat16 for one in weights)
+        all(one.dtype is torch.bfloat16 and one.is_contiguous() for one in (hidden, *weights))
+        and len(hidden) % TILE == 0
         and len(weights[0]) % BLOCK == 0
         and len(weights[INNER]) % BLOCK == 0
         and has_tiles()
