@@ -55,13 +55,13 @@ class HalfWeights:
             )
             for name, master in self._masters.items()
         }
-        of_master = {master: self._halves[name] for name, master in self._masters.items()}
+        leaves = self.leaves
         # Found once: torch's ``functional_call`` looks for all of them by name at each call.
         self._places = [
-            _Place(module._parameters, name, master, of_master[master])  # noqa: SLF001 - as torch.func does
+            _Place(module._parameters, name, master, leaves[master])  # noqa: SLF001 - as torch.func does
             for module in model.modules()
             for name, master in module._parameters.items()  # noqa: SLF001
-            if master in of_master
+            if master in leaves
         ]
         self._gradients: dict[str, torch.Tensor] = {}
 

@@ -1,7 +1,7 @@
 """An encoder layer on the tiles of AMX, each way as one call.
 
 A step of a small batch takes as long as Python needs for a few thousand lines: where each product and each
-norm of a layer was a call, a quarter of a step went by between them. Here they follow each other in compiled
+norm of a layer was a call, a fifth of a step went by between them. Here they follow each other in compiled
 code.
 
 Values are bfloat16 as the int16 with the same bits; sums are in float32.
