@@ -25,6 +25,7 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
 import durabert.engine.attach
+import durabert.engine.host
 from durabert.engine import Engine, EngineInfo, Home, binary, home_directory, running, server, worker_process
 from durabert.engine.api import answers
 from durabert.engine.host import Host
@@ -34,6 +35,8 @@ from durabert.engine.worker_process import WorkerProcess
 from durabert.errors import DependencyMissing, EngineUnavailable
 
 SECONDS = 30.0
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""By a host."""
 EXPERIMENT = {"DurabertExperiment": "Keyword"}
 
 WORKER = """
@@ -238,6 +241,33 @@ def test_a_host_withdraws_only_when_no_command_holds_a_lease(home):
     assert host._withdrawn()
     assert not place.info_file.exists()
     host._lock.close()
+
+
+def test_the_end_of_a_server_is_seen_by_a_host_that_looks_at_leases_seldom(home, monkeypatch):
+    monkeypatch.setattr(durabert.engine.host, "POLL_SECONDS", 3600.0)
+    place = Home(home)
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    replaced = []
+
+    def kill_server():
+        before = running(home).server_pid
+        os.kill(before, signal.SIGKILL)
+        try:
+            eventually(lambda: running(home).server_pid != before)
+            replaced.append(running(home).server_pid)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    killing = threading.Thread(target=kill_server)
+    try:
+        Host(Settings(place, {}), try_lock(place.host_lock)).run(killing.start)
+        killing.join()
+        assert signal.getsignal(signal.SIGCHLD) == handlers[signal.SIGCHLD]
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    all_gone(replaced)
+    assert replaced
 
 
 def test_a_command_holds_its_leases_before_it_looks_for_an_engine_and_not_after_a_failure(home, monkeypatch):

@@ -309,6 +309,21 @@ def test_the_first_step_and_each_epoch_are_reported_however_quick(bert, tmp_path
     ]  # fmt: skip
 
 
+def test_a_phase_that_was_there_before_waits_for_the_next_report_once_a_job_is_old(monkeypatch):
+    monkeypatch.setattr("durabert.bert.progress.INTERVAL", 1e9)
+    told = {}
+    for seconds in (1e9, 0.0):
+        monkeypatch.setattr("durabert.bert.progress.BRISK_SECONDS", seconds)
+        reports = []
+        reporter = Reporter(reports.append, lambda: False)
+        for phase in ("training", "validating", "training", "validating", "saving"):
+            reporter.phase(phase)
+            reporter.tick()
+        told[seconds] = [report.phase for report in reports]
+    assert told[1e9] == ["training", "validating", "training", "validating", "saving"]
+    assert told[0.0] == ["training", "validating", "saving"]
+
+
 def test_the_time_to_the_end_counts_validations():
     meter = TrainingMeter(num_steps=10, num_validations=2, validation_share=0.6, steps_per_epoch=5)
     assert meter.fields()["eta_seconds"] is None

@@ -95,7 +95,7 @@ def fine_tune(
         config: how to train.
         data: what to train on.
         output: directory that is written at the end, whole or not at all; replaced if it exists.
-        report: gets the progress, at least every second between steps.
+        report: gets the progress, between steps every second, and every other one after 20 seconds.
         should_stop: asked between steps, chunks of texts and batches.
         checkpoints: what to go on from, and where to put others; none: begin anew and make none.
         halvings: how often to halve the micro-batches at the start, because a process before this one was
@@ -233,7 +233,7 @@ def _make_steps(
                 reporter.phase("validating")
             case EpochReport():
                 meter.validation(event.seconds)
-                reporter.tick(at_once=True, metrics=event.result.metrics, **meter.fields())
+                reporter.tick(at_once=reporter.is_brisk, metrics=event.result.metrics, **meter.fields())
     return totals
 
 

@@ -9,11 +9,12 @@ import datetime as dt
 import json
 import logging
 import os
+import select
 import signal
+import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Final
 
@@ -26,8 +27,10 @@ from durabert.errors import DurabertError, EngineUnavailable
 from durabert.version import __version__
 
 POLL_SECONDS: Final = 0.25
-STEADY_POLL_SECONDS: Final = 1.0
+CALM_POLL_SECONDS: Final = 1.0
 """While the worker that is wanted is there, and what it trains needs the processor more than this does."""
+STEADY_POLL_SECONDS: Final = 5.0
+"""Once it has been there for long. Only leases are looked at so seldom: the end of a child wakes the host."""
 LINGER_SECONDS: Final = 0.5
 """Between the last lease and leaving, so that the commands of a script share one engine."""
 MAX_SERVER_RESTARTS: Final = 3
@@ -49,7 +52,7 @@ class Host:
         self._server_since = 0.0
         self._num_restarts = 0
         self._written: EngineInfo | None = None
-        self._stop_requested = threading.Event()
+        self._stop_requested = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Start the server, say so, and serve until no command holds a lease or a signal says stop.
@@ -64,6 +67,7 @@ class Host:
         with contextlib.ExitStack() as ending:
             ending.enter_context(self._lock)
             ending.callback(logger.info, "engine ended")
+            signals = ending.enter_context(_signals())
             self._server = self._start_server(self._settings)
             ending.callback(self._stop_server)
             self._worker = WorkerProcess(
@@ -73,10 +77,10 @@ class Host:
             ending.callback(self._home.info_file.unlink, missing_ok=True)
             self._publish()
             on_ready()
-            self._serve()
+            self._serve(signals)
 
     def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop_requested.set()
+        self._stop_requested = True
 
     def _start_server(self, settings: Settings) -> Server:
         server = Server.start(settings)
@@ -104,9 +108,9 @@ class Host:
             self._home.write_info(info)
             self._written = info
 
-    def _serve(self) -> None:
+    def _serve(self, signals: socket.socket) -> None:
         needed_at = time.monotonic()
-        while not self._stop_requested.is_set():
+        while not self._stop_requested:
             if is_held(self._home.server_lease, shared=True):
                 needed_at = time.monotonic()
             elif time.monotonic() - needed_at > LINGER_SECONDS and self._withdrawn():
@@ -116,8 +120,13 @@ class Host:
             wanted = is_held(self._home.worker_lease, shared=True)
             self._worker.tend(wanted=wanted)
             self._publish_if_possible()
-            steady = wanted and self._worker.pid is not None
-            self._stop_requested.wait(STEADY_POLL_SECONDS if steady else POLL_SECONDS)
+            if select.select([signals], [], [], self._pause(wanted=wanted))[0]:
+                signals.recv(4096)
+
+    def _pause(self, *, wanted: bool) -> float:
+        if not wanted or self._worker.pid is None:
+            return POLL_SECONDS
+        return STEADY_POLL_SECONDS if self._worker.is_steady else CALM_POLL_SECONDS
 
     def _withdrawn(self) -> bool:
         # Commands lock their lease before they read engine.json: either one is in the way here, or it will
@@ -148,6 +157,21 @@ class Host:
         except OSError as error:
             # A full disk is no reason to end the runs that do not need it.
             logger.warning("engine.json is out of date: %s", error)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Give a socket on which a byte arrives with each handled signal; a child's end is one."""
+    heard, told = socket.socketpair()
+    with heard, told:
+        told.setblocking(False)
+        before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        of_child = signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        try:
+            yield heard
+        finally:
+            signal.signal(signal.SIGCHLD, of_child)
+            signal.set_wakeup_fd(before)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

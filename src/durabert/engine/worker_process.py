@@ -57,6 +57,12 @@ class WorkerProcess:
         leaving = self._alive is None or self._alive.kill_at is not None
         return None if leaving or self._alive is None else self._alive.process.pid
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether there is one that is taken to be well."""
+        alive = self._alive
+        return alive is not None and alive.kill_at is None and time.monotonic() - alive.since > STEADY_SECONDS
+
     def tend(self, *, wanted: bool) -> None:
         """Start, stop, kill or restart the process, whatever brings it closer to what is wanted."""
         if self._alive is None:
@@ -71,7 +77,7 @@ class WorkerProcess:
                 self._alive.process.kill()
         elif not wanted:
             self._ask_to_leave(self._alive)
-        elif self._num_failures and time.monotonic() - self._alive.since > STEADY_SECONDS:
+        elif self._num_failures and self.is_steady:
             self._forget_failures()
 
     def stop(self) -> None:
