@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 BRISK_SECONDS: Final = 1.0
 """Between two heartbeats at first, and where nothing can be heard."""
-BRISK_BEATS: Final = 20
+BRISK_BEATS: Final = 10
 """Who has just started something looks at it, and may have made a mistake."""
-CALM_SECONDS: Final = 5.0
+CALM_SECONDS: Final = 10.0
 """Between two later heartbeats: by them a worker is known to live, and progress is shown."""
 
 

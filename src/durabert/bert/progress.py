@@ -12,7 +12,7 @@ from durabert.specs import Progress
 
 INTERVAL: Final = 1.0
 """Seconds between two reports of the same phase; a heartbeat carries the last of them."""
-BRISK_SECONDS: Final = 20.0
+BRISK_SECONDS: Final = 10.0
 """In which each phase and each epoch is reported at once: who has just started something looks at it."""
 CALM: Final = 2
 """Intervals between two reports later, as each wakes the worker on a core that a model is trained on."""
