@@ -95,7 +95,7 @@ def fine_tune(
         config: how to train.
         data: what to train on.
         output: directory that is written at the end, whole or not at all; replaced if it exists.
-        report: gets the progress, between steps every second, and every other one after 10 seconds.
+        report: gets the progress, between steps every second, and every five seconds after ten of them.
         should_stop: asked between steps, chunks of texts and batches.
         checkpoints: what to go on from, and where to put others; none: begin anew and make none.
         halvings: how often to halve the micro-batches at the start, because a process before this one was

@@ -14,7 +14,7 @@ INTERVAL: Final = 1.0
 """Seconds between two reports of the same phase; a heartbeat carries the last of them."""
 BRISK_SECONDS: Final = 10.0
 """In which each phase and each epoch is reported at once: who has just started something looks at it."""
-CALM: Final = 2
+CALM: Final = 5
 """Intervals between two reports later, as each wakes the worker on a core that a model is trained on."""
 _MEMORY: Final = 0.95
 """Weight of the past in smoothed values: about the last 20 steps count."""
