@@ -270,6 +270,34 @@ def test_the_end_of_a_server_is_seen_by_a_host_that_looks_at_leases_seldom(home,
     assert replaced
 
 
+def test_a_host_that_looks_seldom_leaves_soon_after_its_last_command(home, monkeypatch):
+    monkeypatch.setattr(durabert.engine.host, "STEADY_POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(worker_process, "STEADY_SECONDS", 0.0)
+    place = Home(home)
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    left = []
+
+    def command():
+        try:
+            with attach(home, worker=python(WORKER)):
+                eventually((home / "worker.json").exists)
+            eventually(lambda: not is_held(place.host_lock))
+            left.append(True)
+        finally:
+            if not left:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    commanding = threading.Thread(target=command)
+    settings = Settings(place, {}, worker_command=python(WORKER))
+    try:
+        Host(settings, try_lock(place.host_lock)).run(commanding.start)
+        commanding.join()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert left
+
+
 def test_a_command_holds_its_leases_before_it_looks_for_an_engine_and_not_after_a_failure(home, monkeypatch):
     leases = [Home(home).server_lease, Home(home).worker_lease]
     seen = []

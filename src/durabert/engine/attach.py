@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Final, Self
 
 from durabert.engine.api import register
 from durabert.engine.home import EngineInfo, Home, home_unusable
-from durabert.engine.leases import Lease, wait_for_lock
+from durabert.engine.leases import Lease, is_held, wait_for_lock
 from durabert.engine.settings import WORKER_COMMAND, Settings
 from durabert.engine.start import START_SECONDS, join_or_start, running
 from durabert.errors import EngineUnavailable
 
+WAKE_HOST: Final = signal.SIGCHLD
+"""Has a host look at leases; one of another version ignores it, and so does whatever has its pid now."""
 REVIVAL_SECONDS: Final = 2.0
 """How often ``serve`` looks whether the engine is still there."""
 
@@ -90,6 +93,7 @@ class Engine:
     def close(self) -> None:
         """Let go of the engine, which ends if no other command holds it; a second time does nothing."""
         self._leases.close()
+        _wake_host(self._settings.home)
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +143,14 @@ async def serve(
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+def _wake_host(home: Home) -> None:
+    # If it cannot be woken, it looks by itself.
+    with contextlib.suppress(OSError):
+        info = home.read_info() if is_held(home.host_lock) else None
+        if info is not None:
+            os.kill(info.host_pid, WAKE_HOST)
 
 
 def _say_nothing() -> None:

@@ -29,8 +29,9 @@ from durabert.version import __version__
 POLL_SECONDS: Final = 0.25
 CALM_POLL_SECONDS: Final = 1.0
 """While the worker that is wanted is there, and what it trains needs the processor more than this does."""
-STEADY_POLL_SECONDS: Final = 5.0
-"""Once it has been there for long. Only leases are looked at so seldom: the end of a child wakes the host."""
+STEADY_POLL_SECONDS: Final = 30.0
+"""Once it has been there for long. The end of a child wakes the host, as does a command that lets go of it;
+only that a command was killed is noticed so late."""
 LINGER_SECONDS: Final = 0.5
 """Between the last lease and leaving, so that the commands of a script share one engine."""
 MAX_SERVER_RESTARTS: Final = 3
@@ -109,10 +110,11 @@ class Host:
             self._written = info
 
     def _serve(self, signals: socket.socket) -> None:
-        needed_at = time.monotonic()
+        needed_at, was_needed = time.monotonic(), False
         while not self._stop_requested:
-            if is_held(self._home.server_lease, shared=True):
-                needed_at = time.monotonic()
+            is_needed = is_held(self._home.server_lease, shared=True)
+            if is_needed or was_needed:
+                needed_at, was_needed = time.monotonic(), is_needed
             elif time.monotonic() - needed_at > LINGER_SECONDS and self._withdrawn():
                 return
             if self._server.process.poll() is not None:

@@ -46,6 +46,9 @@ DYNAMIC_CONFIG: Final = {
     "matching.backlogMetricsEmitInterval": '"10m"',
     "matching.nexusEndpointsRefreshInterval": '"10m"',
     "history.enableReplicationStream": "false",
+    "history.timerProcessorUpdateAckInterval": '"10m"',
+    "history.transferProcessorUpdateAckInterval": '"10m"',
+    "history.visibilityProcessorUpdateAckInterval": '"10m"',
     "system.clusterMetadataRefreshInterval": '"10m"',
     "system.namespaceCacheRefreshInterval": '"60s"',
 }
