@@ -50,7 +50,7 @@ from durabert.contract import HEARTBEAT_SIGNAL
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 8
+PAIRS = 6
 """In half of them each side begins first."""
 SLICE = 2.0
 """Seconds that a side works before it is the other's turn."""
