@@ -79,11 +79,13 @@ async def _overhead() -> dict[str, object]:
             epochs = round(TRAINING_SECONDS / seconds_of_epoch)
             every = round(STEPS_OF_AN_EPOCH * CHECKPOINT_SECONDS / seconds_of_epoch)
             for number in range(PAIRS):
-                keeper = await _keep_pieces(epochs)
+                _join_pieces()
+                keeper = await _Bare.begin(epochs)
                 durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
                 sides = [await _Bare.begin(epochs), durable_side]
-                used = _processor_seconds(durable_side.engine())
                 try:
+                    await keeper.work(SLICE)
+                    used = _processor_seconds(durable_side.engine())
                     # In turn, as the first one has the machine alone when the other has ended.
                     await _alternate(sides if number % 2 else sides[::-1])
                 finally:
@@ -116,13 +118,9 @@ async def _overhead() -> dict[str, object]:
     }
 
 
-async def _keep_pieces(epochs: int) -> _Bare:
-    """Return a process that is frozen and has the memory that no side of a pair shall have."""
+def _join_pieces() -> None:
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/compact_memory").write_text("1")
-    keeper = await _Bare.begin(epochs)
-    await keeper.work(SLICE)
-    return keeper
 
 
 async def _cost(client: Client, home: Path) -> tuple[float, float]:

@@ -313,7 +313,7 @@ def test_a_phase_that_was_there_before_waits_for_the_next_report_once_a_job_is_o
     monkeypatch.setattr("durabert.bert.progress.INTERVAL", 1e9)
     told = {}
     for seconds in (1e9, 0.0):
-        monkeypatch.setattr("durabert.bert.progress.BRISK_SECONDS", seconds)
+        monkeypatch.setattr("durabert.bert.progress.YOUNG_SECONDS", seconds)
         reports = []
         reporter = Reporter(reports.append, lambda: False)
         for phase in ("training", "validating", "training", "validating", "saving"):

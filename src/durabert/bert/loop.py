@@ -233,7 +233,7 @@ def _make_steps(
                 reporter.phase("validating")
             case EpochReport():
                 meter.validation(event.seconds)
-                reporter.tick(at_once=reporter.is_brisk, metrics=event.result.metrics, **meter.fields())
+                reporter.tick(at_once=reporter.is_young, metrics=event.result.metrics, **meter.fields())
     return totals
 
 

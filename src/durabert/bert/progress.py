@@ -12,9 +12,9 @@ from durabert.specs import Progress
 
 INTERVAL: Final = 1.0
 """Seconds between two reports of the same phase; a heartbeat carries the last of them."""
-BRISK_SECONDS: Final = 10.0
+YOUNG_SECONDS: Final = 10.0
 """In which each phase and each epoch is reported at once: who has just started something looks at it."""
-CALM: Final = 5
+CALM_INTERVALS: Final = 5
 """Intervals between two reports later, as each wakes the worker on a core that a model is trained on."""
 _MEMORY: Final = 0.95
 """Weight of the past in smoothed values: about the last 20 steps count."""
@@ -45,7 +45,7 @@ class Smoothed:
 class Reporter:
     """The current state of a job; passes it on when the phase changes or ``INTERVAL`` has gone by.
 
-    After ``BRISK_SECONDS`` a phase that has been there before waits for the next report.
+    After ``YOUNG_SECONDS`` a phase that has been there before waits for the next report.
 
     Args:
         report: gets each report.
@@ -61,15 +61,15 @@ class Reporter:
         self._last = float("-inf")
 
     @property
-    def is_brisk(self) -> bool:
+    def is_young(self) -> bool:
         """Whether the job is so young that all that happens is reported at once."""
-        return time.monotonic() - self._began < BRISK_SECONDS
+        return time.monotonic() - self._began < YOUNG_SECONDS
 
     def phase(self, name: str, *, at_once: bool = False, **fields: Any) -> None:
         """Enter a phase and report it; fields that are not given stay as they were."""
         if name != self._state["phase"]:
             reach(f"phase.{name}")
-            at_once = at_once or self.is_brisk or name not in self._seen
+            at_once = at_once or self.is_young or name not in self._seen
             self._seen.add(name)
         self.tick(at_once=at_once, phase=name, **fields)
 
@@ -81,7 +81,7 @@ class Reporter:
         """
         self._state |= fields
         now = time.monotonic()
-        if at_once or now - self._last >= INTERVAL * (1 if self.is_brisk else CALM):
+        if at_once or now - self._last >= INTERVAL * (1 if self.is_young else CALM_INTERVALS):
             self._last = now
             self._report(Progress(**self._state))
         if self._should_stop():

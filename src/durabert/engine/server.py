@@ -54,6 +54,7 @@ DYNAMIC_CONFIG: Final = {
 }
 """As JSON: one home has few workers and one namespace, and models train on the cores that its server runs on.
 
+How far its queues are is noted for a crash, after which what came later is done again, to no effect.
 Polls end just before those of the server's own workers would, which wait for 150 s; ours wait for 70 s.
 """
 
