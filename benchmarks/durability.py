@@ -50,7 +50,7 @@ from durabert.contract import HEARTBEAT_SIGNAL
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 
-PAIRS = 6
+PAIRS = 16
 """In half of them each side begins first."""
 SLICE = 2.0
 """Seconds that a side works before it is the other's turn."""
@@ -110,6 +110,8 @@ async def _overhead() -> dict[str, object]:
         "seconds_that_one_of_them_costs": round(cost, 3),
         "standard_error_of_it": round(error, 3),
         "ratio": round(statistics.median(ratios), 4),
+        "mean_ratio": round(statistics.mean(ratios), 4),
+        "standard_error_of_mean": round(statistics.stdev(ratios) / len(ratios) ** 0.5, 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
         "standstill_seconds": summary(standstill),
