@@ -2,8 +2,8 @@
 
 Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
 other works for some seconds: a machine that is faster in one minute than in the next favours neither. What
-counts is the time in which a side was not frozen. Checkpoints are asked for by steps, about one in
-``CHECKPOINT_SECONDS`` of work, since their usual interval would go by the clock, which does not stop.
+counts is the time in which a side was not frozen. Checkpoints are asked for by steps, as many as a training
+of that length makes by itself, since their usual interval would go by the clock, which does not stop.
 
 Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
 they slow that down, too: by the processor time that they take, times what such a second costs a training on
@@ -25,6 +25,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+import math
 import os
 import signal
 import statistics
@@ -59,8 +60,9 @@ ASKED_PER_SECOND = 5
 """Heartbeats in a turn in which the engine is busy; each is asked for by a signal to the workflow."""
 OUTLIER = 6 * 1.4826
 """Median deviations from which on a step does not count: the machine was taken away."""
-CHECKPOINT_SECONDS = 60.0
 TRAINING_SECONDS = 180.0
+CHECKPOINTS = 4
+"""Of one that takes so long; the last is that of its end."""
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 STEPS_OF_AN_EPOCH = 63
 ROWS, STEP = 1_000_000, 1_000_000
@@ -77,7 +79,7 @@ async def _overhead() -> dict[str, object]:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
             epochs = round(TRAINING_SECONDS / seconds_of_epoch)
-            every = round(STEPS_OF_AN_EPOCH * CHECKPOINT_SECONDS / seconds_of_epoch)
+            every = math.ceil(epochs * STEPS_OF_AN_EPOCH / CHECKPOINTS)
             for number in range(PAIRS):
                 _join_pieces()
                 keeper = await _Bare.begin(epochs)

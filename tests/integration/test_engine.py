@@ -243,10 +243,18 @@ def test_a_host_withdraws_only_when_no_command_holds_a_lease(home):
     host._lock.close()
 
 
-def test_the_end_of_a_server_is_seen_by_a_host_that_looks_at_leases_seldom(home, monkeypatch):
+@pytest.fixture
+def handlers():
+    """Those of the signals that a host takes, put back after one in this process."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_end_of_a_server_is_seen_by_a_host_that_looks_at_leases_seldom(home, handlers, monkeypatch):
     monkeypatch.setattr(durabert.engine.host, "POLL_SECONDS", 3600.0)
     place = Home(home)
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
     replaced = []
 
     def kill_server():
@@ -259,22 +267,18 @@ def test_the_end_of_a_server_is_seen_by_a_host_that_looks_at_leases_seldom(home,
             os.kill(os.getpid(), signal.SIGTERM)
 
     killing = threading.Thread(target=kill_server)
-    try:
-        Host(Settings(place, {}), try_lock(place.host_lock)).run(killing.start)
-        killing.join()
-        assert signal.getsignal(signal.SIGCHLD) == handlers[signal.SIGCHLD]
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    Host(Settings(place, {}), try_lock(place.host_lock)).run(killing.start)
+    killing.join()
+    assert signal.getsignal(signal.SIGCHLD) == handlers[signal.SIGCHLD]
     all_gone(replaced)
     assert replaced
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_host_that_looks_seldom_leaves_soon_after_its_last_command(home, monkeypatch):
     monkeypatch.setattr(durabert.engine.host, "STEADY_POLL_SECONDS", 3600.0)
     monkeypatch.setattr(worker_process, "STEADY_SECONDS", 0.0)
     place = Home(home)
-    handlers = {number: signal.getsignal(number) for number in HANDLED}
     left = []
 
     def command():
@@ -289,12 +293,8 @@ def test_a_host_that_looks_seldom_leaves_soon_after_its_last_command(home, monke
 
     commanding = threading.Thread(target=command)
     settings = Settings(place, {}, worker_command=python(WORKER))
-    try:
-        Host(settings, try_lock(place.host_lock)).run(commanding.start)
-        commanding.join()
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    Host(settings, try_lock(place.host_lock)).run(commanding.start)
+    commanding.join()
     assert left
 
 
