@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,8 @@ a GPU.
 
 def main() -> None:
     """Run the benchmarks that were named, else ``NAMES``."""
+    # Told to stop, they end what they have begun: some of it is frozen and would not see that they are gone.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     results = []
     for name in sys.argv[1:] or NAMES:
         print(f"{name} ...", file=sys.stderr, flush=True)
