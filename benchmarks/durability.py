@@ -32,7 +32,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,13 @@ async def _overhead() -> dict[str, object]:
             every = math.ceil(epochs * STEPS_OF_AN_EPOCH / CHECKPOINTS)
             for number in range(PAIRS):
                 _join_pieces()
-                keeper = await _Bare.begin(epochs)
                 durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
-                sides = [await _Bare.begin(epochs), durable_side]
-                try:
+                async with _Bare.begun(epochs) as keeper, _Bare.begun(epochs) as bare_side:
+                    sides = [bare_side, durable_side]
                     await keeper.work(SLICE)
                     used = _processor_seconds(durable_side.engine())
                     # In turn, as the first one has the machine alone when the other has ended.
                     await _alternate(sides if number % 2 else sides[::-1])
-                finally:
-                    sides[0].end()
-                    keeper.end()
                 used = _processor_seconds(durable_side.engine()) - used
                 shares.append(used / (sides[0].seconds + sides[1].seconds))
                 bare.append(sides[0].seconds)
@@ -259,24 +255,25 @@ class _Bare(_Side):
     """The loop in a process of its own, as a run has one; its imports do not count, as a run pays none."""
 
     @classmethod
-    async def begin(cls, epochs: int) -> _Bare:
+    @contextlib.asynccontextmanager
+    async def begun(cls, epochs: int) -> AsyncIterator[_Bare]:
+        """Yield one that waits for its first turn; no process is left behind, whatever happens."""
         side = cls()
         side.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "benchmarks.durability", str(epochs),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        assert await side.process.stdout.readline() == b"ready\n"
-        return side
+        try:
+            assert await side.process.stdout.readline() == b"ready\n"
+            yield side
+        finally:
+            if side.process.returncode is None:
+                side.process.kill()
+            if side.running is not None:
+                side.running.cancel()
 
     def processes(self) -> list[int]:
         return [self.process.pid]
-
-    def end(self) -> None:
-        """Leave no process behind, whatever happened."""
-        if self.process.returncode is None:
-            self.process.kill()
-        if self.running is not None:
-            self.running.cancel()
 
     async def run(self) -> None:
         self.process.stdin.write(b"go\n")

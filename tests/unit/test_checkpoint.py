@@ -476,6 +476,24 @@ def test_checkpoints_are_never_further_apart_than_a_minute_nor_closer_than_a_sec
     assert all(interval <= gap < interval + seconds_a_step for gap in gaps)
 
 
+def test_checkpoints_are_so_far_apart_that_they_take_half_a_percent_of_the_time(tiny, monkeypatch):
+    _, state = plan_and_state(tiny)
+    weights = sum(parameter.numel() for parameter in state.model.parameters())
+    # Weights and two moments, four bytes each, take 0.1 s.
+    monkeypatch.setattr("durabert.bert.checkpointing.GUESSED_BYTES_PER_SECOND", 120 * weights)
+    shelf, clock = Shelf(), Clock()
+    writer = CheckpointWriter(Checkpoints(shelf), state, clock=clock)
+    state.step, began = 1, []
+    monkeypatch.setattr(writer, "_begin", lambda *_: began.append(clock.now))
+    for seconds in (19.5, 1.0):
+        clock.now += seconds
+        writer.after_step(state, point(1))
+        began.append(None)
+    writer.close()
+
+    assert began == [None, clock.now, None]
+
+
 def test_a_full_disk_is_trouble_and_no_end(tmp_path, tiny, monkeypatch):
     from durabert.specs import CheckpointPolicy
     from durabert.store.attempts import Attempt
