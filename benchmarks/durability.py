@@ -6,8 +6,9 @@ counts is the time in which a side was not frozen. Checkpoints are asked for by 
 of that length makes by itself, since their usual interval would go by the clock, which does not stop.
 
 Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
-they slow that down, too: by the processor time that they take, times what such a second costs a training on
-the same cores. By so much the bare loop counts as faster than it was.
+they slow that down, too: by the processor time that they take in its turns, times what such a second costs a
+training on the same cores. By so much the bare loop counts as faster than it was. Turns are of uneven length,
+so that what a server does every few seconds does not fall into those of the same side each time.
 
 What it costs is found from the steps of a process beside a run whose own training is frozen, and whose engine
 is asked for heartbeats in every other turn: how much longer the steps are then, over how much more the engine
@@ -27,6 +28,7 @@ import importlib
 import json
 import math
 import os
+import random
 import signal
 import statistics
 import sys
@@ -54,7 +56,7 @@ from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneC
 PAIRS = 16
 """In half of them each side begins first."""
 SLICE = 2.0
-"""Seconds that a side works before it is the other's turn."""
+"""Seconds that a side works before it is the other's turn, in the mean; a fourth more or less."""
 WARM_UP_STEPS, STEPS = 50, 2000
 ASKED_PER_SECOND = 5
 """Heartbeats in a turn in which the engine is busy; each is asked for by a signal to the workflow."""
@@ -86,14 +88,12 @@ async def _overhead() -> dict[str, object]:
                 async with _Bare.begun(epochs) as keeper, _Bare.begun(epochs) as bare_side:
                     sides = [bare_side, durable_side]
                     await keeper.work(SLICE)
-                    used = _processor_seconds(durable_side.engine())
                     # In turn, as the first one has the machine alone when the other has ended.
-                    await _alternate(sides if number % 2 else sides[::-1])
-                used = _processor_seconds(durable_side.engine()) - used
-                shares.append(used / (sides[0].seconds + sides[1].seconds))
-                bare.append(sides[0].seconds)
-                durable.append(sides[1].seconds)
-                standstill.append(sides[1].standstill)
+                    await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
+                shares.append(bare_side.engine_seconds / bare_side.seconds)
+                bare.append(bare_side.seconds)
+                durable.append(durable_side.seconds)
+                standstill.append(durable_side.standstill)
                 print(
                     f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s, engine {shares[-1]:.4f}",
                     file=sys.stderr,
@@ -104,7 +104,7 @@ async def _overhead() -> dict[str, object]:
     return {
         "bare_seconds": summary(bare),
         "durable_seconds": summary(durable),
-        "engine_processor_seconds_per_second": summary(shares),
+        "engine_processor_seconds_per_bare_second": summary(shares),
         "seconds_that_one_of_them_costs": round(cost, 3),
         "standard_error_of_it": round(error, 3),
         "ratio": round(statistics.median(ratios), 4),
@@ -216,10 +216,11 @@ async def _warm_up(client: Client) -> float:
 
 
 class _Side:
-    """One of a pair: works when it is let, and knows for how long it has."""
+    """One of a pair: works when it is let; knows for how long it has, and what the engine took meanwhile."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.engine_seconds = 0.0
         self.running: asyncio.Task[None] | None = None
 
     def processes(self) -> list[int]:
@@ -319,11 +320,14 @@ class _Durable(_Side):
         self.standstill = result.checkpoint_seconds
 
 
-async def _alternate(sides: list[_Side]) -> None:
+async def _alternate(sides: list[_Side], engine: list[int]) -> None:
+    lengths = random.Random(0)
     while not all(side.has_ended() for side in sides):
         for side in sides:
             if not side.has_ended():
-                await side.work(SLICE)
+                before = _processor_seconds(engine)
+                await side.work(lengths.uniform(0.75 * SLICE, 1.25 * SLICE))
+                side.engine_seconds += _processor_seconds(engine) - before
 
 
 def _children(pid: int) -> Iterator[int]:
