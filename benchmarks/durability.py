@@ -63,7 +63,7 @@ ASKED_PER_SECOND = 5
 OUTLIER = 6 * 1.4826
 """Median deviations from which on a step does not count: the machine was taken away."""
 TRAINING_SECONDS = 180.0
-CHECKPOINTS = 4
+CHECKPOINTS = 3
 """Of one that takes so long; the last is that of its end."""
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 STEPS_OF_AN_EPOCH = 63

@@ -19,8 +19,8 @@ from durabert.bert.tensor_files import shapes_of
 from durabert.errors import StoreUnavailable
 from durabert.specs.durability import CURVE_FILE
 
-SHARE: Final = 0.005
-"""Of the time, for checkpoints: half of what durability may cost at all."""
+SHARE: Final = 0.0025
+"""Of the time, for checkpoints: a quarter of what durability may cost at all."""
 LONGEST_INTERVAL: Final = 60.0
 """Seconds between two checkpoints at most: what a crash may cost."""
 SHORTEST_INTERVAL: Final = 1.0
