@@ -26,7 +26,6 @@ import asyncio
 import contextlib
 import importlib
 import json
-import math
 import os
 import random
 import signal
@@ -81,7 +80,8 @@ async def _overhead() -> dict[str, object]:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
             epochs = round(TRAINING_SECONDS / seconds_of_epoch)
-            every = math.ceil(epochs * STEPS_OF_AN_EPOCH / CHECKPOINTS)
+            # None is due at the last step: that of the end would wait for it, as no other does.
+            every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
             for number in range(PAIRS):
                 _join_pieces()
                 durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
