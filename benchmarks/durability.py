@@ -80,7 +80,7 @@ async def _overhead() -> dict[str, object]:
         async with Client.connect(home=Path(home)) as client:
             seconds_of_epoch = await _warm_up(client)
             epochs = round(TRAINING_SECONDS / seconds_of_epoch)
-            # None is due at the last step: that of the end would wait for it, as no other does.
+            # Rounded up, and then none is due at the last step, which the one of the end would wait for.
             every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
             for number in range(PAIRS):
                 _join_pieces()
