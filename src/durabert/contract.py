@@ -91,6 +91,8 @@ APPROVE_UPDATE: Final = "approve"
 REJECT_UPDATE: Final = "reject"
 REPORT_SIGNAL: Final = "report"
 """By which ``fine_tune_bert`` tells its workflow how a run fares; only of runs with checkpoints."""
+HEARTBEAT_SECONDS: Final = 10.0
+"""Between two heartbeats of an activity that has run for a while: by them a worker is known to live."""
 HEARTBEAT_SIGNAL: Final = "heartbeat"
 """No workflow takes it: its activities see it in the history, and send a heartbeat at once."""
 

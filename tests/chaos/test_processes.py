@@ -98,7 +98,7 @@ async def test_a_worker_told_to_stop_hands_its_run_over(client, start_worker, re
 async def test_a_worker_told_to_stop_lets_short_work_finish(client, start_worker, reviews, tiny):
     worker = start_worker("--drain-seconds", "60")
     # With checkpoints it would be handed over at once.
-    spec = spec_for("drained", reviews, tiny, **{**SHORT, "epochs": 30})
+    spec = spec_for("drained", reviews, tiny, **{**SHORT, "epochs": 100})
     await client.start(spec, pattern="bert_finetune")
     await training(client, "drained")
 

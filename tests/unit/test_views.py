@@ -10,6 +10,7 @@ from rich.console import Console
 from durabert.cli import follow
 from durabert.cli.render import print_details
 from durabert.client import ExperimentView, RunView
+from durabert.contract import HEARTBEAT_SECONDS
 from durabert.specs import AttemptRecord, CheckpointRef, FineTuneConfig, FineTuneRequest, Progress
 from durabert.specs.data import DataSpec
 from tests.workflow.conftest import result_of
@@ -93,6 +94,17 @@ def test_a_pause_is_told_while_its_process_leaves_and_after(capsys):
     pausing, paused = capsys.readouterr().err.splitlines()
     assert "pausing" in pausing
     assert paused == "films: paused; durabert resume films lets it go on"
+
+
+def test_a_worker_is_missed_only_when_its_next_heartbeat_should_have_come(capsys):
+    board = follow._Board(SimpleNamespace(engine=None))
+
+    board.show(shown(run_view(progress=training(), heartbeat_age_seconds=HEARTBEAT_SECONDS + 1)))
+    board.show(shown(run_view(progress=training(), attempts=1, heartbeat_age_seconds=2 * HEARTBEAT_SECONDS)))
+
+    alive, missed = capsys.readouterr().err.splitlines()
+    assert "no sign" not in alive
+    assert missed.endswith("no sign of the worker for 20 s")
 
 
 def shown(run: RunView) -> ExperimentView:

@@ -67,7 +67,7 @@ def sent(monkeypatch):
     )
     monkeypatch.setattr(heartbeats, "BRISK_BEATS", 1)
     monkeypatch.setattr(heartbeats, "BRISK_SECONDS", 0.1)
-    monkeypatch.setattr(heartbeats, "CALM_SECONDS", LONG)
+    monkeypatch.setattr(heartbeats, "HEARTBEAT_SECONDS", LONG)
     return sent
 
 
@@ -165,6 +165,22 @@ async def test_a_phase_is_told_when_it_begins(temporal, unique, sent):
         await asyncio.sleep(0)
         assert [told.step for _, told in sent[before:]] == [2]
         assert not found.beats.wanted.is_set()
+
+
+async def test_first_steps_are_told_quickly_however_long_the_start_took(temporal, unique, sent):
+    async with waiting(temporal, unique, sent) as (_, found):
+        training = Progress(phase="training")
+        found.beats.on_event(Event("progress", training.model_dump()))
+
+        async def told(step, times):
+            return [told.step for _, told in sent].count(step) == times
+
+        await until(lambda: told(0, 4), seconds=20, what="a heartbeat of the phase")
+        found.beats.on_event(Event("progress", training.model_copy(update={"step": 1}).model_dump()))
+
+        # At once, and once more by itself.
+        await until(lambda: told(1, 2), seconds=20, what="heartbeats of the first step")
+        assert found.beats.interval() == LONG
 
 
 @pytest.mark.parametrize("ticks", range(5))

@@ -18,12 +18,12 @@ from temporalio import activity
 from temporalio.api.enums.v1 import EventType
 from temporalio.service import RPCError
 
-from durabert.contract import HEARTBEAT_SIGNAL
+from durabert.contract import HEARTBEAT_SECONDS, HEARTBEAT_SIGNAL
 from durabert.errors import UnexpectedError
 from durabert.specs import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from temporalio.api.history.v1 import HistoryEvent
 
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 BRISK_SECONDS: Final = 1.0
 """Between two heartbeats at first, and where nothing can be heard."""
 BRISK_BEATS: Final = 10
-"""Who has just started something looks at it, and may have made a mistake."""
-CALM_SECONDS: Final = 10.0
-"""Between two later heartbeats: by them a worker is known to live, and progress is shown."""
+"""At the start, and again from the first step: who has just started something looks at it."""
 
 
 class Beats:
@@ -43,6 +41,9 @@ class Beats:
     def __init__(self, on_progress: Callable[[Progress], None]) -> None:
         self.latest = Progress(phase="starting")
         self.wanted = asyncio.Event()
+        self.num_brisk = BRISK_BEATS
+        """How many heartbeats are still sent quickly, one after the other."""
+        self._makes_steps = False
         self._phases = {self.latest.phase}
         self._on_progress = on_progress
 
@@ -56,6 +57,17 @@ class Beats:
             if self.latest.phase not in self._phases:
                 self._phases.add(self.latest.phase)
                 self.wanted.set()
+            if self.latest.step and not self._makes_steps:
+                self._makes_steps = True
+                self.num_brisk = BRISK_BEATS
+                self.wanted.set()
+
+    def interval(self) -> float:
+        """Return the seconds to the next heartbeat, and count it."""
+        if not self.num_brisk:
+            return HEARTBEAT_SECONDS
+        self.num_brisk -= 1
+        return BRISK_SECONDS
 
     def num_bugs(self) -> int:
         """Return how many attempts before this one ended with a bug."""
@@ -95,15 +107,14 @@ async def _beat(beats: Beats) -> None:
     activity.heartbeat(beats.latest)
     # What is over by then reads no history.
     await asyncio.sleep(BRISK_SECONDS)
-    intervals = itertools.chain(itertools.repeat(BRISK_SECONDS, BRISK_BEATS), itertools.repeat(CALM_SECONDS))
     while True:
-        await _beat_and_listen(beats, intervals)
+        await _beat_and_listen(beats)
         for _ in range(BRISK_BEATS):
             activity.heartbeat(beats.latest)
             await asyncio.sleep(BRISK_SECONDS)
 
 
-async def _beat_and_listen(beats: Beats, intervals: Iterator[float]) -> None:
+async def _beat_and_listen(beats: Beats) -> None:
     """Send a heartbeat in each interval, and when one is wanted, until nothing tells any more that it is."""
     listening = asyncio.create_task(_listen(beats.wanted))
     try:
@@ -112,7 +123,7 @@ async def _beat_and_listen(beats: Beats, intervals: Iterator[float]) -> None:
             activity.heartbeat(beats.latest)
             # asyncio.wait_for of Python 3.11 forgets that it was cancelled if the wait has just ended.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(next(intervals)):
+                async with asyncio.timeout(beats.interval()):
                     await beats.wanted.wait()
     finally:
         listening.cancel()

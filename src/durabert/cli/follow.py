@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 
 from durabert.cli.output import say
 from durabert.cli.waiting import SHOW_INTERVAL, until_detached, until_interrupted, with_progress
+from durabert.contract import HEARTBEAT_SECONDS
 from durabert.errors import DurabertError, UserError
 from durabert.specs import Wire
 
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result", bound=Wire)
 
-LOST_AFTER_SECONDS: Final = 10.0
-"""A heartbeat older than this is worth telling: they come every five seconds."""
+LOST_AFTER_SECONDS: Final = 1.5 * HEARTBEAT_SECONDS
+"""A heartbeat older than this is worth telling: the next one should have come."""
 
 
 async def follow_experiment(client: Client, name: str) -> ExperimentView | None:
