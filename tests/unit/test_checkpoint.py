@@ -17,10 +17,10 @@ import threading
 import pytest
 import torch
 
+from durabert.bert.background import NICENESS
 from durabert.bert.checkpoint import StateCopier, files_of, load_state
 from durabert.bert.checkpointing import (
     LONGEST_INTERVAL,
-    NICENESS,
     SHORTEST_INTERVAL,
     Checkpoints,
     CheckpointWriter,

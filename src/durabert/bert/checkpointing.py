@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -12,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from durabert.bert.background import yield_to_others
 from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
 from durabert.bert.curve import Point, to_parquet
 from durabert.bert.steps import TrainState
@@ -29,8 +27,6 @@ GUESSED_BYTES_PER_SECOND: Final = 400e6
 FIRST_PAUSE: Final = 1.0
 """Seconds after which a store that did not answer is tried again; doubled each time."""
 LONGEST_PAUSE: Final = 10.0
-NICENESS: Final = 19
-"""Of the thread that writes while a model is trained: it takes the time in which a core has nothing to do."""
 PATIENCE: Final = 600.0
 """Seconds that a training which has nothing else to do waits for the store."""
 
@@ -76,7 +72,9 @@ class CheckpointWriter:
         self._to = checkpoints
         self._clock = clock
         self._copier = StateCopier()
-        self._beside_training = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_step_back)
+        self._beside_training = ThreadPoolExecutor(
+            1, thread_name_prefix="checkpoint", initializer=yield_to_others
+        )
         self._after_training = ThreadPoolExecutor(1, thread_name_prefix="last-checkpoint")
         self._prepared = self._prepare(start)
         self._copy: StateCopy | None = None
@@ -218,15 +216,6 @@ class CheckpointWriter:
         assert self._committed is not None
         self._points = [point for point in self._points if point.step > self._committed[0]]
         return None
-
-
-def _step_back() -> None:
-    # On Linux a thread has a priority of its own. By its niceness alone it would still interrupt others.
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            thread = threading.get_native_id()
-            os.setpriority(os.PRIO_PROCESS, thread, NICENESS)
-            os.sched_setscheduler(thread, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _files(copy: StateCopy, points: list[Point], *, known_best: int | None) -> Iterator[File]:
