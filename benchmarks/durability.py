@@ -235,11 +235,12 @@ class _Side:
         _signal(self.processes(), signal.SIGCONT)
         began = time.perf_counter()
         await asyncio.wait([self.running], timeout=seconds)
+        if not self.has_ended():
+            # Until then it works.
+            _signal(self.processes(), signal.SIGSTOP)
         self.seconds += time.perf_counter() - began
         if self.has_ended():
             await self.leave()
-        else:
-            _signal(self.processes(), signal.SIGSTOP)
 
     async def leave(self) -> None:
         """Be gone when the other one goes on."""
@@ -291,6 +292,7 @@ class _Durable(_Side):
         super().__init__()
         self._client = client
         self._home = home
+        self._fork_server: int | None = None
         self.spec = ExperimentSpec(
             name=name,
             data=DATA,
@@ -299,8 +301,10 @@ class _Durable(_Side):
         )
 
     def processes(self) -> list[int]:
-        # The worker's child forks a process for each run.
-        return [run for server in _children(self.engine()[1]) for run in _children(server)]
+        # Looked for while the run works, so quickly: not among the many threads of the worker each time.
+        if self._fork_server is None:
+            [self._fork_server] = _children(self.engine()[1])
+        return list(_children(self._fork_server))
 
     def engine(self) -> list[int]:
         """Return the processes of server, worker and host."""
