@@ -16,9 +16,9 @@ takes. Time and engine within each step would not tell, as a step that takes lon
 more of the engine, too.
 
 A training whose memory lies in pieces is up to a seventh slower than another one with the same work, a server
-takes half as much again of the processor, and the first of several processes gets the pieces that earlier ones
-left. So the kernel is asked to join them before the engine begins and before each pair, which takes root, and
-a process that makes no more steps keeps those that stay.
+takes half as much again of the processor, and the first of several processes gets the pieces that earlier
+ones left. So the kernel is asked to join them before the engine begins and before each pair, which takes
+root, and a process that makes no more steps keeps those that stay.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ async def _overhead() -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def _memory_in_order() -> AsyncIterator[None]:
-    """Join the pieces that free memory lies in; those that stay so are kept by a process while this is open."""
+    """Join the pieces that free memory lies in; a process keeps those that stay so, while this is open."""
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/compact_memory").write_text("1")
     async with _Bare.begun(KEEPS) as keeper:

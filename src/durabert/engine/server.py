@@ -57,9 +57,8 @@ DYNAMIC_CONFIG: Final = {
 }
 """As JSON: one home has few workers and one namespace, and models train on the cores that its server runs on.
 
-Each second it looks at every value that it measures, so it measures fewer.
-
 How far its queues are is noted for a crash, after which what came later is done again, to no effect.
+It looks at all that it measures each second, so it measures less.
 Polls end just before those of the server's own workers would, which wait for 150 s; ours wait for 70 s.
 """
 
