@@ -18,7 +18,8 @@ more of the engine, too.
 A training whose memory lies in pieces is up to a seventh slower than another one with the same work, a server
 takes half as much again of the processor, and the first of several processes gets the pieces that earlier
 ones left. So the kernel is asked to join them before the engine begins and before each pair, which takes
-root, and a process that makes no more steps keeps those that stay.
+root, and a process that makes no more steps keeps those that stay. Runs of one worker are forked from one
+process and share where things lie in its memory, so each pair has an engine of its own.
 """
 
 from __future__ import annotations
@@ -79,28 +80,31 @@ def measure() -> dict[str, object]:
 
 async def _overhead() -> dict[str, object]:
     bare, durable, standstill, shares = [], [], [], []
-    with tempfile.TemporaryDirectory() as home:
-        async with _memory_in_order(), Client.connect(home=Path(home)) as client:
+    epochs = every = 0
+    for number in range(PAIRS):
+        async with _engine() as (client, home):
             seconds_of_epoch = await _warm_up(client)
-            epochs = round(TRAINING_SECONDS / seconds_of_epoch)
-            # Rounded up, and then none is due at the last step, which the one of the end would wait for.
-            every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
-            for number in range(PAIRS):
-                durable_side = _Durable(client, Path(home), f"pair-{number}", epochs, every)
-                async with _memory_in_order(), _Bare.begun(epochs) as bare_side:
-                    sides = [bare_side, durable_side]
-                    # In turn, as the first one has the machine alone when the other has ended.
-                    await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
-                shares.append(bare_side.engine_seconds / bare_side.seconds)
-                bare.append(bare_side.seconds)
-                durable.append(durable_side.seconds)
-                standstill.append(durable_side.standstill)
-                print(
-                    f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s, engine {shares[-1]:.4f}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-            cost, error = await _cost(client, Path(home))
+            if not epochs:
+                epochs = round(TRAINING_SECONDS / seconds_of_epoch)
+                # Rounded up, and then none is due at the last step, which the one of the end would wait for.
+                every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
+            durable_side = _Durable(client, home, "pair", epochs, every)
+            async with _memory_in_order(), _Bare.begun(epochs) as bare_side:
+                sides = [bare_side, durable_side]
+                # In turn, as the first one has the machine alone when the other has ended.
+                await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
+        shares.append(bare_side.engine_seconds / bare_side.seconds)
+        bare.append(bare_side.seconds)
+        durable.append(durable_side.seconds)
+        standstill.append(durable_side.standstill)
+        print(
+            f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s, engine {shares[-1]:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
+    async with _engine() as (client, home):
+        await _warm_up(client)
+        cost, error = await _cost(client, home)
     ratios = [b / (a * (1 - cost * share)) for a, b, share in zip(bare, durable, shares, strict=True)]
     return {
         "bare_seconds": summary(bare),
@@ -117,6 +121,14 @@ async def _overhead() -> dict[str, object]:
         "epochs": epochs,
         "steps_between_checkpoints": every,
     }
+
+
+@contextlib.asynccontextmanager
+async def _engine() -> AsyncIterator[tuple[Client, Path]]:
+    """Yield a client of a new engine, and its home."""
+    with tempfile.TemporaryDirectory() as home:
+        async with _memory_in_order(), Client.connect(home=Path(home)) as client:
+            yield client, Path(home)
 
 
 @contextlib.asynccontextmanager
