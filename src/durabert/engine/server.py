@@ -169,11 +169,14 @@ def _up_on_free_ports(binary: str, settings: Settings, database: Lease) -> Serve
         server = Server(process, ports, database)
         _remember(server, database)
         failure = server.wait_until_healthy()
-        if failure is None:
+        # Before any service of it answers, all of them have asked for their ports: one that did not get its
+        # own panics soon after, and the server with it. Not in its last lines, for it prints stack by stack.
+        port_taken = "address already in use" in appended(home.server_log, since=since)
+        if failure is None and not port_taken:
             return server
-        problem = f"{failure}: {last_lines(home.server_log, since=since)}"
-        # Not in its last lines: it panics over the listener that it did not get, stack by stack.
-        if "address already in use" not in appended(home.server_log, since=since):
+        server.kill()
+        problem = f"{failure or 'a port is missing'}: {last_lines(home.server_log, since=since)}"
+        if not port_taken:
             break
         # Somebody was faster.
         last = None
