@@ -53,6 +53,7 @@ from durabert.client import Client
 from durabert.contract import HEARTBEAT_SIGNAL
 from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
+from durabert.supervisor.launcher import with_huge_pages
 
 PAIRS = 16
 """In half of them each side begins first."""
@@ -156,7 +157,7 @@ async def _cost(client: Client, home: Path) -> tuple[float, float]:
         steps = await asyncio.create_subprocess_exec(
             # Who asks takes of the processors as well.
             sys.executable, "-m", "benchmarks.durability", "steps", *map(str, [*run.engine(), os.getpid()]),
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, env=with_huge_pages(os.environ),
         )  # fmt: skip
         printed, _ = await steps.communicate()
         if asking.done():
@@ -272,7 +273,10 @@ class _Side:
 
 
 class _Bare(_Side):
-    """The loop in a process of its own, as a run has one; its imports do not count, as a run pays none."""
+    """The loop in a process of its own, as a run has one, with huge pages as that has.
+
+    Its imports do not count, as a run pays none.
+    """
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -281,7 +285,7 @@ class _Bare(_Side):
         side = cls()
         side.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "benchmarks.durability", str(epochs),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=with_huge_pages(os.environ),
         )  # fmt: skip
         try:
             assert await side.process.stdout.readline() == b"ready\n"

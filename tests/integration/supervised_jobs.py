@@ -36,6 +36,20 @@ def large(request, channel):
     return {"text": "y" * request["size"], "received": len(request["text"])}
 
 
+def large_memory(request, channel):
+    held = ctypes.create_string_buffer(64 * 2**20)
+    where, flags = False, []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if "-" in name:
+            begin, end = (int(address, 16) for address in name.split("-"))
+            where = begin <= ctypes.addressof(held) < end
+        elif where and name == "VmFlags:":
+            flags = values
+    assert flags
+    return {"asks_for_huge_pages": "hg" in flags}
+
+
 def threads(request, channel):
     def report(letter):
         for _ in range(request["each"]):

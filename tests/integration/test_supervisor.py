@@ -14,7 +14,7 @@ import pytest
 
 from durabert import errors
 from durabert.supervisor import Job, prepare, shut_down, supervise
-from durabert.supervisor.launcher import launcher
+from durabert.supervisor.launcher import launcher, with_huge_pages
 from durabert.supervisor.parent import _is_running
 
 HERE = Path(__file__).parent
@@ -415,6 +415,35 @@ async def test_jobs_collect_garbage_although_the_fork_server_imports_without():
     prepare(["json"])
     assert (await run(job("garbage")))["collected"]
     shut_down()
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.exists() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="this kernel gives huge pages to all programs, or to none",
+)
+@pytest.mark.parametrize(("told", "asked"), [(None, True), ("glibc.malloc.hugetlb=0", False)])
+async def test_the_memory_of_a_job_is_in_huge_pages_unless_a_user_says_otherwise(monkeypatch, told, asked):
+    shut_down()
+    if told is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", told)
+    assert (await run(job("large_memory")))["asks_for_huge_pages"] is asked
+    shut_down()
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (None, "glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.arena_max=2", "glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.hugetlb=2", "glibc.malloc.hugetlb=2"),
+    ],
+)
+def test_what_a_user_tells_the_c_library_stays(told, expected):
+    environment = {"OTHER": "1"} if told is None else {"OTHER": "1", "GLIBC_TUNABLES": told}
+    assert with_huge_pages(environment) == {"OTHER": "1", "GLIBC_TUNABLES": expected}
 
 
 async def test_a_module_that_cannot_be_preloaded_does_not_stop_the_fork_server():

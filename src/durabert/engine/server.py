@@ -35,8 +35,9 @@ LEFTOVER_SECONDS: Final = 1.0
 """How long a server whose host was killed may take to die before it is looked for and killed."""
 POLL_SECONDS: Final = 0.02
 PORT_ATTEMPTS: Final = 5
-ENVIRONMENT: Final = {"GOMAXPROCS": "1"}
-"""One thread of Go at a time: more of them wake each other up for what one would have done."""
+ENVIRONMENT: Final = {"GOMAXPROCS": "1", "GODEBUG": "gcshrinkstackoff=1"}
+"""One thread of Go at a time: more of them wake each other up for what one would have done. Stacks stay as
+large as they have become: made smaller every two minutes, they would have to grow again."""
 DYNAMIC_CONFIG: Final = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
@@ -54,11 +55,17 @@ DYNAMIC_CONFIG: Final = {
     "metrics.breakdownByTaskQueue": "false",
     "system.clusterMetadataRefreshInterval": '"10m"',
     "system.namespaceCacheRefreshInterval": '"60s"',
+    "worker.ScannerMaxConcurrentActivityTaskPollers": "1",
+    "worker.ScannerMaxConcurrentWorkflowTaskPollers": "2",
+    "worker.ParentCloseMaxConcurrentActivityTaskPollers": "1",
+    "worker.ParentCloseMaxConcurrentWorkflowTaskPollers": "2",
+    "system.deadlock.Interval": '"10m"',
 }
 """As JSON: one home has few workers and one namespace, and models train on the cores that its server runs on.
 
 How far its queues are is noted for a crash, after which what came later is done again, to no effect.
-It looks at all that it measures each second, so it measures less.
+It looks at all that it measures each second, so it measures less. Its own workers, which have something to do
+every few hours, ask with few polls for it.
 Polls end just before those of the server's own workers would, which wait for 150 s; ours wait for 70 s.
 """
 

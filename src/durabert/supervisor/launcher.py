@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -20,6 +20,11 @@ from durabert.supervisor.forkserver import interpreter_command, serve
 from durabert.supervisor.protocol import Job, encoded
 
 FRESH_INTERPRETER: Final = sys.platform == "darwin"
+TUNABLES: Final = "GLIBC_TUNABLES"
+HUGE_PAGES: Final = "glibc.malloc.hugetlb"
+"""With 1, memory is asked for in pages of 2 MiB, with which a training of MiniLM takes 2 to 3 % less time on
+two cores. The C library reads it once, when a program begins:
+https://sourceware.org/glibc/manual/latest/html_node/Memory-Allocation-Tunables.html"""
 SECONDS_TO_LEAVE: Final = 1.0
 """What a fork server has to end its children; one that is still importing does not hear that it should."""
 
@@ -61,6 +66,7 @@ class _Connection:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
+                env=with_huge_pages(os.environ),
                 start_new_session=True,
             )
         return cls(process, ours)
@@ -80,6 +86,14 @@ class _Connection:
                 self.process.wait(SECONDS_TO_LEAVE)
         self.process.kill()
         self.process.wait()
+
+
+def with_huge_pages(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment with huge pages asked for, unless it says something of them itself."""
+    told = environment.get(TUNABLES, "")
+    if HUGE_PAGES in told:
+        return dict(environment)
+    return {**environment, TUNABLES: ":".join([*filter(None, [told]), f"{HUGE_PAGES}=1"])}
 
 
 class Launcher:
