@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from datetime import timedelta
 
 import pytest
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 
+from durabert.client import finding
 from durabert.contract import CHECKPOINTED_WORKFLOW, FINE_TUNING_WORKFLOW, INFERENCE_WORKFLOW, PATTERNS
 from durabert.errors import NameInUse, RunNotFound, RunNotUsable
 from durabert.specs import DataSpec, ExperimentSpec, FineTuneConfig, InferenceRequest
@@ -213,6 +215,31 @@ async def test_progress_is_seen_while_a_run_goes_on(bench, unique):
     assert run.status == "running"
     assert run.progress.loss == 0.4
     assert run.heartbeat_age_seconds < 5
+
+
+async def test_who_watches_a_calm_run_is_told_of_its_end_at_once(bench, unique, monkeypatch):
+    monkeypatch.setattr(finding, "CALM_AFTER", timedelta(0))
+    monkeypatch.setattr(finding, "CALM_POLL_INTERVAL", timedelta(hours=1))
+    await bench.client.start(experiment(unique, "endless"))
+    statuses = []
+    watched = asyncio.Event()
+
+    async def watch():
+        async for view in bench.client.watch(unique):
+            statuses.append(view.status)
+            watched.set()
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        group.create_task(watch())
+
+        async def running():
+            return watched.is_set() and bench.activities.running == 1
+
+        await until(running, seconds=20, what="the run goes and is watched")
+        await bench.client.cancel(unique)
+
+    assert statuses[-1] == "cancelled"
+    assert len(statuses) == 2
 
 
 async def test_unknown_names_are_told(bench, unique):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,14 +23,17 @@ from durabert.specs import FineTuneResult, checked_run
 from durabert.specs.base import RUN_SEPARATOR
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from temporalio.client import Client as TemporalClient
 
     from durabert.engine import Engine
 
 POLL_INTERVAL: Final = timedelta(seconds=0.5)
 """How often a watched experiment is described; heartbeats reach the server once a second at most."""
+CALM_POLL_INTERVAL: Final = timedelta(seconds=5)
+"""How often it is while it changes more seldom: a description takes some milliseconds of a processor, and
+models train on the same ones."""
+CALM_AFTER: Final = timedelta(seconds=6)
+"""Longest time between two changes that follow each other quickly."""
 
 
 async def find_experiment(
@@ -90,21 +95,68 @@ async def watched(
     """
     handle, description = await find_experiment(temporal, name)
     history = await handle.fetch_history()
-    while True:
-        view = _with_run(experiment_view(description, history), name)
-        yield view
-        if view.ended is not None:
-            return
-        await asyncio.sleep(POLL_INTERVAL.total_seconds())
-        try:
-            description = await handle.describe()
-            if description.history_length != len(history.events):
-                history = await handle.fetch_history()
-        except RPCError:
-            if engine is None:
-                raise
-            # The engine's host was killed; started again, it has its runs on disk.
-            await asyncio.to_thread(engine.revive)
+    pace = Pace()
+    async with _end(handle) as end:
+        while True:
+            view = _with_run(experiment_view(description, history), name)
+            yield view
+            if view.ended is not None:
+                return
+            seconds = pace.seconds((description.history_length, [run.progress for run in view.runs]))
+            if end.done():
+                await asyncio.sleep(POLL_INTERVAL.total_seconds())
+            else:
+                await asyncio.wait([end], timeout=seconds)
+            try:
+                description = await handle.describe()
+                if description.history_length != len(history.events):
+                    history = await handle.fetch_history()
+            except RPCError:
+                if engine is None:
+                    raise
+                # The engine's host was killed; started again, it has its runs on disk.
+                await asyncio.to_thread(engine.revive)
+
+
+class Pace:
+    """How long to wait before something is looked at again: shortly, while it changes.
+
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: object = None
+        self._changed = clock()
+        self._is_calm = False
+
+    def seconds(self, seen: object) -> float:
+        """Return the seconds to wait, given what it looks like now."""
+        quiet = self._clock() - self._changed
+        if seen != self._seen:
+            self._seen = seen
+            self._changed += quiet
+            self._is_calm = quiet >= CALM_AFTER.total_seconds()
+        elif quiet >= CALM_AFTER.total_seconds():
+            self._is_calm = True
+        return (CALM_POLL_INTERVAL if self._is_calm else POLL_INTERVAL).total_seconds()
+
+
+@contextlib.asynccontextmanager
+async def _end(handle: WorkflowHandle[Any, Any]) -> AsyncIterator[asyncio.Task[None]]:
+    """Yield a task that is done when a workflow has ended, or the server can no longer tell."""
+
+    async def come() -> None:
+        with contextlib.suppress(WorkflowFailureError, RPCError):
+            await handle.result()
+
+    task = asyncio.create_task(come())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def ended_experiment(temporal: TemporalClient, name: str, *, engine: Engine | None) -> ExperimentView:
