@@ -30,7 +30,6 @@ from durabert.bert.loop import fine_tune
 from durabert.bert.packing import PackedLayout
 from durabert.bert.progress import Stopped
 from durabert.bert.steps import TO_THE_END, StepReport, Stopping, TrainState, train
-from durabert.bert.tensor_files import TensorFiles
 from durabert.errors import AttemptSuperseded, CheckpointNotUsable, StoreUnavailable, TrainingDiverged
 from durabert.specs import FineTuneConfig
 from tests.tiny import agreements, build_model, degrees, sentiment_data, training_data
@@ -458,8 +457,7 @@ def test_checkpoints_are_never_further_apart_than_a_minute_nor_closer_than_a_sec
     plan, state = plan_and_state(tiny)
     after_steps(state, plan, 1)
     shelf, clock = Shelf(), Clock()
-    writer = CheckpointWriter(Checkpoints(shelf), clock=clock)
-    writer.start(state)
+    writer = CheckpointWriter(Checkpoints(shelf), state, clock=clock)
     began = []
 
     def begin(at, _):
@@ -484,8 +482,7 @@ def test_checkpoints_are_so_far_apart_that_they_take_a_quarter_of_a_percent_of_t
     # Weights and two moments, four bytes each, take 0.1 s.
     monkeypatch.setattr("durabert.bert.checkpointing.GUESSED_BYTES_PER_SECOND", 120 * weights)
     shelf, clock = Shelf(), Clock()
-    writer = CheckpointWriter(Checkpoints(shelf), clock=clock)
-    writer.start(state)
+    writer = CheckpointWriter(Checkpoints(shelf), state, clock=clock)
     state.step, began = 1, []
     monkeypatch.setattr(writer, "_begin", lambda *_: began.append(clock.now))
     for seconds in (39.5, 1.0):
@@ -495,35 +492,6 @@ def test_checkpoints_are_so_far_apart_that_they_take_a_quarter_of_a_percent_of_t
     writer.close()
 
     assert began == [None, clock.now, None]
-
-
-def test_the_memory_of_copies_is_made_once_and_before_the_texts_are_tokens(tmp_path, tiny, monkeypatch):
-    from durabert.bert import checkpoint
-
-    made, all_made, were_made = [], threading.Event(), []
-
-    class Noted(TensorFiles):
-        def __init__(self, group, shapes):
-            super().__init__(group, shapes)
-            made.append(group)
-            if made == ["model", "optimizer"]:
-                all_made.set()
-
-    def report(progress):
-        if progress.phase == "tokenizing":
-            were_made.append(all_made.wait(30))
-
-    monkeypatch.setattr(checkpoint, "TensorFiles", Noted)
-    shelf = Shelf()
-    fine_tune(
-        config_for(tiny), sentiment_data(), output=tmp_path / "out", report=report,
-        should_stop=lambda: False, checkpoints=Checkpoints(shelf, every_steps=5),
-    )  # fmt: skip
-
-    assert were_made
-    assert all(were_made)
-    assert len(shelf.commits) > 1
-    assert made == ["model", "optimizer"]
 
 
 def test_a_full_disk_is_trouble_and_no_end(tmp_path, tiny, monkeypatch):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from durabert.bert.background import yield_to_others
 from durabert.bert.checkpoint import StateCopier, StateCopy, files_of
@@ -64,9 +64,11 @@ class Checkpoints:
 
 
 class CheckpointWriter:
-    """Makes the checkpoints of one attempt, from ``start`` on; used by the training thread alone."""
+    """Makes the checkpoints of one attempt; used by the training thread alone."""
 
-    def __init__(self, checkpoints: Checkpoints, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, start: TrainState, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._to = checkpoints
         self._clock = clock
         self._copier = StateCopier()
@@ -74,7 +76,7 @@ class CheckpointWriter:
             1, thread_name_prefix="checkpoint", initializer=yield_to_others
         )
         self._after_training = ThreadPoolExecutor(1, thread_name_prefix="last-checkpoint")
-        self._room: Future[None] | None = None
+        self._prepared = self._prepare(start)
         self._copy: StateCopy | None = None
         self._writing: Future[float] | None = None
         self._points: list[Point] = []
@@ -84,26 +86,10 @@ class CheckpointWriter:
         self._last = clock()
         self._pause = 0.0
         self._standstill = 0.0
-        self._committed: tuple[int, int] | None = None
+        # What it starts from needs no checkpoint: it is one, or it is the beginning.
+        self._committed = None if checkpoints.from_parent else _place(start.step, start.history)
         self.seconds = 0.0
         """That the training stood still for checkpoints so far."""
-
-    def make_room(self, model: Any) -> None:
-        """Begin to make the memory of the copies, while a core has nothing to do yet.
-
-        Args:
-            model: what is to be trained, before anything else has begun to use it.
-        """
-        # Looked at here: training changes the state while the thread makes the memory.
-        shapes = shapes_of(model.state_dict())
-        learning = [name for name, one in model.named_parameters() if one.requires_grad]
-        self._room = self._beside_training.submit(self._copier.prepare, shapes, learning)
-
-    def start(self, state: TrainState) -> None:
-        """Take note of the state before the first step of the attempt."""
-        self._last = self._clock()
-        # What it starts from needs no checkpoint: it is one, or it is the beginning.
-        self._committed = None if self._to.from_parent else _place(state.step, state.history)
 
     def after_step(self, state: TrainState, point: Point) -> None:
         """Take a point of the curve, and begin a checkpoint if it is time.
@@ -186,13 +172,18 @@ class CheckpointWriter:
 
     def _begin(self, state: TrainState, thread: ThreadPoolExecutor) -> None:
         began = self._clock()
-        if self._room is not None:
-            self._room.result()
+        self._prepared.result()
         self._copy = self._copier.copy(state)
         self._last = self._clock()
         self._standstill = self._last - began
         self.seconds += self._standstill
         self._submit(thread)
+
+    def _prepare(self, start: TrainState) -> Future[None]:
+        # Looked at here: training changes the state while the thread makes the memory.
+        shapes = shapes_of(start.model.state_dict())
+        learning = [name for name, one in start.model.named_parameters() if one.requires_grad]
+        return self._beside_training.submit(self._copier.prepare, shapes, learning)
 
     def _submit(self, thread: ThreadPoolExecutor) -> None:
         assert self._copy is not None

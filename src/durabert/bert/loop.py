@@ -116,27 +116,20 @@ def fine_tune(
     reporter = Reporter(report, should_stop)
     compute = Compute.choose(device=config.device, precision=config.precision)
     metric = best_metric(config.best_metric, data.task)
-    with (
-        quiet_libraries(),
-        device_errors(compute),
-        deterministic_kernels(),
-        _writing(checkpoints) as writer,
-    ):
+    with quiet_libraries(), device_errors(compute), deterministic_kernels():
         job = prepare(
-            config, data, compute, metric, reporter, base_model=base_model, token_cache=token_cache,
-            on_model=None if writer is None else writer.make_room,
-        ).shared_with(peers, stopping=stopping)  # fmt: skip
+            config, data, compute, metric, reporter, base_model=base_model, token_cache=token_cache
+        ).shared_with(peers, stopping=stopping)
         state = TrainState.fresh(job.model, job.plan)
         peers.shared((checkpoints and checkpoints.files) or {})
         if checkpoints is not None:
             _restore(state, job.plan, checkpoints)
         state.cut(job.plan, halvings=halvings)
-        if writer is not None:
-            writer.start(state)
-        totals = _train(state, job, reporter, writer)
-        card, model_sha256 = _kept(job, data, state, output, reporter)
-        if writer is not None:
-            writer.settle(wait=waiting(reporter.tick))
+        with _writing(checkpoints, state) as writer:
+            totals = _train(state, job, reporter, writer)
+            card, model_sha256 = _kept(job, data, state, output, reporter)
+            if writer is not None:
+                writer.settle(wait=waiting(reporter.tick))
         seconds = None if writer is None else writer.seconds
         finished = is_finished(state, job.plan)
         return _result(card, state, totals, compute, model_sha256, seconds, finished=finished)
@@ -171,11 +164,11 @@ def _restore(state: TrainState, plan: TrainPlan, checkpoints: Checkpoints) -> No
 
 
 @contextlib.contextmanager
-def _writing(checkpoints: Checkpoints | None) -> Iterator[CheckpointWriter | None]:
+def _writing(checkpoints: Checkpoints | None, state: TrainState) -> Iterator[CheckpointWriter | None]:
     if checkpoints is None:
         yield None
         return
-    writer = CheckpointWriter(checkpoints)
+    writer = CheckpointWriter(checkpoints, state)
     try:
         yield writer
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +49,8 @@ def prepare(
     *,
     base_model: Path | None = None,
     token_cache: Path | None = None,
-    on_model: Callable[[Any], None] | None = None,
 ) -> PreparedJob:
-    """Load model and tokenizer, and turn the texts into tokens.
-
-    ``on_model`` is called with the model as soon as it is there.
-    """
+    """Load model and tokenizer, and turn the texts into tokens."""
     reporter.phase("loading model", epochs=config.epochs)
     path = base_model or resolve_model(config.model)
     tokenizer = load_tokenizer(path)
@@ -64,8 +59,6 @@ def prepare(
     )
     require_vocabulary(tokenizer, classifier.model)
     model = classifier.model.to(compute.device)
-    if on_model is not None:
-        on_model(model)
     padded = PaddedLayout(tokenizer.pad_token_id, config.max_length, compute.device)
     deterministic = _hold_to_deterministic_kernels(model, padded, compute)
     layout, notices = choose_layout(model, padded, compute, first_position=classifier.first_position)
