@@ -1,9 +1,10 @@
 """What checkpoints and Temporal cost over the bare loop, in a training of some minutes, pair by pair.
 
 Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
-other works for some seconds: a machine that is faster in one minute than in the next favours neither. What
-counts is the time in which a side was not frozen. Checkpoints are asked for by steps, as many as a training
-of that length makes by itself, since their usual interval would go by the clock, which does not stop.
+other works for a quarter of a second: a machine that is faster in one moment than in the next, as a rented
+one is in moments of any length, favours neither. What counts is the time in which a side was not frozen.
+Checkpoints are asked for by steps, as many as a training of that length makes by itself, since their usual
+interval would go by the clock, which does not stop.
 
 Server, worker and host are not frozen while the bare loop works, as they would have much to catch up with, so
 they slow that down, too: by the processor time that they take in its turns, times what such a second costs a
@@ -11,9 +12,9 @@ training on the same cores. By so much the bare loop counts as faster than it wa
 so that what a server does every few seconds does not fall into those of the same side each time.
 
 What it costs is found from the steps of a process beside a run whose own training is frozen, and whose engine
-is asked for heartbeats in every other turn: how much longer the steps are then, over how much more the engine
-takes. Time and engine within each step would not tell, as a step that takes longer for any other reason sees
-more of the engine, too.
+is asked for heartbeats for two seconds in every four: how much longer the steps are then, over how much more
+the engine takes. Time and engine within each step would not tell, as a step that takes longer for any other
+reason sees more of the engine, too.
 
 A training whose memory lies in pieces is up to a seventh slower than another one with the same work, a server
 takes half as much again of the processor, and the first of several processes gets the pieces that earlier
@@ -57,11 +58,13 @@ from durabert.supervisor.launcher import with_huge_pages
 
 PAIRS = 16
 """In half of them each side begins first."""
-SLICE = 2.0
+TURN = 0.25
 """Seconds that a side works before it is the other's turn, in the mean; a fourth more or less."""
 WARM_UP_STEPS, STEPS = 50, 2000
+BUSY_SECONDS = 2.0
+"""In which the engine is busy, and as long again it is not, while it is found out what that costs."""
 ASKED_PER_SECOND = 5
-"""Heartbeats in a turn in which the engine is busy; each is asked for by a signal to the workflow."""
+"""Heartbeats while it is busy; each is asked for by a signal to the workflow."""
 OUTLIER = 6 * 1.4826
 """Median deviations from which on a step does not count: the machine was taken away."""
 TRAINING_SECONDS = 180.0
@@ -69,6 +72,8 @@ CHECKPOINTS = 3
 """Of one that takes so long; the last is that of its end."""
 KEEPS = 1000
 """Epochs of a process that is there for its memory, and never makes them."""
+KEEPER_SECONDS = 4.0
+"""In which it comes to have that memory."""
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 STEPS_OF_AN_EPOCH = 63
 ROWS, STEP = 1_000_000, 1_000_000
@@ -138,7 +143,7 @@ async def _memory_in_order() -> AsyncIterator[None]:
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/compact_memory").write_text("1")
     async with _Bare.begun(KEEPS) as keeper:
-        await keeper.work(2 * SLICE)
+        await keeper.work(KEEPER_SECONDS)
         yield
 
 
@@ -172,14 +177,14 @@ async def _cost(client: Client, home: Path) -> tuple[float, float]:
 
 
 async def _ask(workflow: WorkflowHandle[Any, Any], turns: list[float]) -> None:
-    """Have the engine busy in every other turn; ``turns`` gets the begin of each, by the monotonic clock."""
+    """Have the engine busy half of the time; ``turns`` gets when that begins and ends (monotonic clock)."""
     while True:
         turns.append(time.monotonic())
-        for _ in range(round(SLICE * ASKED_PER_SECOND)):
+        for _ in range(round(BUSY_SECONDS * ASKED_PER_SECOND)):
             await workflow.signal(HEARTBEAT_SIGNAL)
             await asyncio.sleep(1 / ASKED_PER_SECOND)
         turns.append(time.monotonic())
-        await asyncio.sleep(SLICE)
+        await asyncio.sleep(BUSY_SECONDS)
 
 
 def _explained(steps_N4: NDArray[np.float64], turns: list[float]) -> tuple[float, float]:
@@ -352,7 +357,7 @@ async def _alternate(sides: list[_Side], engine: list[int]) -> None:
         for side in sides:
             if not side.has_ended():
                 before = _processor_seconds(engine)
-                await side.work(lengths.uniform(0.75 * SLICE, 1.25 * SLICE))
+                await side.work(lengths.uniform(0.75 * TURN, 1.25 * TURN))
                 side.engine_seconds += _processor_seconds(engine) - before
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-from types import SimpleNamespace
 
 from rich.console import Console
 
-from durabert.cli import follow
+from durabert.cli.board import Board
 from durabert.cli.render import print_details
 from durabert.client import ExperimentView, RunView
 from durabert.contract import HEARTBEAT_SECONDS
@@ -76,8 +75,8 @@ def test_programs_see_the_same_fields_before_and_after_the_end():
 
 def test_a_warning_is_told_once(monkeypatch):
     said = io.StringIO()
-    monkeypatch.setattr(follow, "Console", lambda **_: Console(file=said, width=200))
-    board = follow._Board(SimpleNamespace(engine=None))
+    monkeypatch.setattr("durabert.cli.board.Console", lambda **_: Console(file=said, width=200))
+    board = Board(engine=None)
 
     for warnings in (["low memory"], ["low memory"], ["low memory", "full disk"]):
         board.show(shown(run_view(progress=training(warnings=warnings))))
@@ -86,7 +85,7 @@ def test_a_warning_is_told_once(monkeypatch):
 
 
 def test_a_pause_is_told_while_its_process_leaves_and_after(capsys):
-    board = follow._Board(SimpleNamespace(engine=None))
+    board = Board(engine=None)
 
     board.show(shown(run_view(progress=training(), pausing=True)))
     board.show(shown(run_view("paused")))
@@ -97,7 +96,7 @@ def test_a_pause_is_told_while_its_process_leaves_and_after(capsys):
 
 
 def test_a_worker_is_missed_only_when_its_next_heartbeat_should_have_come(capsys):
-    board = follow._Board(SimpleNamespace(engine=None))
+    board = Board(engine=None)
 
     board.show(shown(run_view(progress=training(), heartbeat_age_seconds=HEARTBEAT_SECONDS + 1)))
     board.show(shown(run_view(progress=training(), attempts=1, heartbeat_age_seconds=2 * HEARTBEAT_SECONDS)))

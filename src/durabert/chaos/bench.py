@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from durabert.client import Client
+from durabert.client import Client, ExperimentView, RunView
 from durabert.connection import TaskQueues
 from durabert.errors import EngineUnavailable
 from durabert.faults import VARIABLE
@@ -30,6 +30,8 @@ LIMIT: Final = 180.0
 """Seconds that anything may take; the longest wait is the heartbeat time-out of 30 s."""
 CHECKPOINT_STEPS: Final = 5
 NUM_ROWS: Final = 160
+
+Show: TypeAlias = Callable[[ExperimentView], None]
 
 
 @dataclass
@@ -141,6 +143,14 @@ class Bench:
                 worker.kill()
                 worker.wait()
         self._workers.clear()
+
+    async def watch(self, run: str, show: Show) -> RunView:
+        """Show what is so of a run, again and again, until it has ended; return the last of it."""
+        view = None
+        async for view in self.client.watch(run):
+            show(view)
+        assert view is not None
+        return view.runs[0]
 
     async def attempt(self, run: str, number: int) -> float:
         """Wait until a run makes steps in an attempt, or has ended; return the seconds that it took."""

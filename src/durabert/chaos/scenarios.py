@@ -8,11 +8,12 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from durabert.chaos.bench import Bench, Plan, struck
+from durabert.chaos.bench import Bench, Plan, Show, struck
+from durabert.client import RunView
 from durabert.errors import SpecInvalid
 from durabert.specs import FineTuneResult
 from durabert.store.checkpoints import RunCheckpoints
@@ -264,35 +265,18 @@ def chosen(names: Sequence[str], *, short: bool) -> list[Scenario]:
     return [known[name] for name in wanted]
 
 
-async def run_all(bench: Bench, scenarios: Sequence[Scenario]) -> AsyncIterator[Row]:
-    """Run the training undisturbed, then once under each scenario; yield what came of it."""
+async def undisturbed(bench: Bench, show: Show) -> FineTuneResult:
+    """Train without a fault; return the result that all others are held against."""
     calm = Scenario("undisturbed", "none", _calm)
-    reference = await _result(bench, calm)
-    assert reference is not None, "the undisturbed run failed"
-    for scenario in scenarios:
-        yield await _row(bench, scenario, reference)
+    _, run = await _trained(bench, calm, bench.plan(calm.name), show)
+    assert run.result is not None, "the undisturbed run failed"
+    return run.result
 
 
-async def _calm(bench: Bench, run: str, _plan: Plan) -> Told:
-    bench.start_worker(run)
-    return Told(0)
-
-
-async def _result(bench: Bench, scenario: Scenario) -> FineTuneResult | None:
-    await bench.start(scenario.name)
-    await scenario.act(bench, scenario.name, bench.plan(scenario.name))
-    view = await bench.client.wait(scenario.name)
-    bench.stop_workers()
-    return view.runs[0].result
-
-
-async def _row(bench: Bench, scenario: Scenario, reference: FineTuneResult) -> Row:
+async def disturbed(bench: Bench, scenario: Scenario, reference: FineTuneResult, show: Show) -> Row:
+    """Train under a scenario; return what came of it, held against an undisturbed result."""
     plan = bench.plan(scenario.name)
-    await bench.start(scenario.name)
-    told = await scenario.act(bench, scenario.name, plan)
-    view = await bench.client.wait(scenario.name)
-    bench.stop_workers()
-    [run] = view.runs
+    told, run = await _trained(bench, scenario, plan, show)
     if plan.faults:
         told = replace(told, struck=plan.num_struck())
     return Row(
@@ -305,6 +289,22 @@ async def _row(bench: Bench, scenario: Scenario, reference: FineTuneResult) -> R
         recovered_seconds=told.recovered_seconds,
         digest=_compared(run.result, reference) if told.exact else "not claimed",
     )
+
+
+async def _calm(bench: Bench, run: str, _plan: Plan) -> Told:
+    bench.start_worker(run)
+    return Told(0)
+
+
+async def _trained(bench: Bench, scenario: Scenario, plan: Plan, show: Show) -> tuple[Told, RunView]:
+    await bench.start(scenario.name)
+    watching = asyncio.create_task(bench.watch(scenario.name, show))
+    try:
+        told = await scenario.act(bench, scenario.name, plan)
+        return told, await watching
+    finally:
+        watching.cancel()
+        bench.stop_workers()
 
 
 def _steps_lost(steps: Sequence[int], result: FineTuneResult) -> int | None:

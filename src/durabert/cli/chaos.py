@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from durabert.chaos import SCENARIOS, Bench, chosen, run_all
+from durabert.chaos import SCENARIOS, Bench, chosen, disturbed, undisturbed
+from durabert.cli.board import Board
 from durabert.cli.output import print_json, put, say
 from durabert.client.locating import located_model
 from durabert.specs import FineTuneConfig
@@ -46,10 +47,20 @@ async def _rows(scenarios: Sequence[Scenario], config: FineTuneConfig) -> list[R
     with tempfile.TemporaryDirectory(prefix="durabert-chaos-") as directory:
         async with Bench.open(Path(directory), config) as bench:
             say("Training undisturbed ...")
-            async for row in run_all(bench, scenarios):
+            with _board() as board:
+                reference = await undisturbed(bench, board.show)
+            for number, scenario in enumerate(scenarios, start=1):
+                say(f"{number} of {len(scenarios)}  {scenario.name}: {scenario.fault} ...")
+                with _board() as board:
+                    row = await disturbed(bench, scenario, reference, board.show)
                 rows.append(row)
-                say(f"{len(rows)} of {len(scenarios)}  {row.scenario}: {row.status}, digest {row.digest}")
+                say(f"{number} of {len(scenarios)}  {row.scenario}: {row.status}, digest {row.digest}")
     return rows
+
+
+def _board() -> Board:
+    # The workers are those of the scenarios, not the engine's.
+    return Board(engine=None, transient=True)
 
 
 def _table(rows: Sequence[Row]) -> Table:
