@@ -31,6 +31,7 @@ import importlib
 import json
 import os
 import random
+import select
 import signal
 import statistics
 import sys
@@ -97,8 +98,9 @@ async def _overhead() -> dict[str, object]:
             durable_side = _Durable(client, home, "pair", epochs, every)
             async with _memory_in_order(), _Bare.begun(epochs) as bare_side:
                 sides = [bare_side, durable_side]
-                # In turn, as the first one has the machine alone when the other has ended.
-                await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
+                with durable_side.thawed_at_the_end():
+                    # In turn, as the first one has the machine alone when the other has ended.
+                    await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
         shares.append(bare_side.engine_seconds / bare_side.seconds)
         bare.append(bare_side.seconds)
         durable.append(durable_side.seconds)
@@ -131,9 +133,14 @@ async def _overhead() -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def _engine() -> AsyncIterator[tuple[Client, Path]]:
-    """Yield a client of a new engine, and its home."""
-    with tempfile.TemporaryDirectory() as home:
+    """Yield a client of a new engine, and its home; after it both are gone."""
+    with tempfile.TemporaryDirectory() as home, contextlib.ExitStack() as at_the_end:
         async with _memory_in_order(), Client.connect(home=Path(home)) as client:
+            assert client.engine is not None
+            host = os.pidfd_open(client.engine.info.host_pid)
+            at_the_end.callback(os.close, host)
+            # It is told by the client's end, and writes in its home until its own.
+            at_the_end.callback(select.select, [host], [], [])
             yield client, Path(home)
 
 
@@ -288,18 +295,20 @@ class _Bare(_Side):
     async def begun(cls, epochs: int) -> AsyncIterator[_Bare]:
         """Yield one that waits for its first turn; no process is left behind, whatever happens."""
         side = cls()
-        side.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "benchmarks.durability", str(epochs),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=with_huge_pages(os.environ),
-        )  # fmt: skip
-        try:
-            assert await side.process.stdout.readline() == b"ready\n"
-            yield side
-        finally:
-            if side.process.returncode is None:
-                side.process.kill()
-            if side.running is not None:
-                side.running.cancel()
+        with tempfile.TemporaryDirectory() as directory:
+            side.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "benchmarks.durability", str(epochs), directory,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                env=with_huge_pages(os.environ),
+            )  # fmt: skip
+            try:
+                assert await side.process.stdout.readline() == b"ready\n"
+                yield side
+            finally:
+                if side.process.returncode is None:
+                    side.process.kill()
+                if side.running is not None:
+                    side.running.cancel()
 
     def processes(self) -> list[int]:
         return [self.process.pid]
@@ -340,6 +349,15 @@ class _Durable(_Side):
         assert info is not None
         assert info.worker_pid is not None
         return [info.server_pid, info.worker_pid, info.host_pid]
+
+    @contextlib.contextmanager
+    def thawed_at_the_end(self) -> Iterator[None]:
+        """Let what is frozen see that it shall end."""
+        try:
+            yield
+        finally:
+            if self._fork_server is not None:
+                _signal(list(_children(self._fork_server)), signal.SIGCONT)
 
     async def run(self) -> None:
         await self._client.start(self.spec)
@@ -387,20 +405,19 @@ def _make_steps(engine: list[int]) -> None:
     print(json.dumps(told))
 
 
-def _bare_loop(epochs: int) -> None:
+def _bare_loop(epochs: int, directory: Path) -> None:
     for library in ("transformers.models.bert.modeling_bert", "datasets", "sklearn.metrics"):
         importlib.import_module(library)
     print("ready", flush=True)
     sys.stdin.readline()
-    with tempfile.TemporaryDirectory() as directory:
-        data = load_training_data(DATA, seed=FineTuneConfig().seed)
-        fine_tune(
-            FineTuneConfig(epochs=epochs),
-            data,
-            output=Path(directory) / "model",
-            report=lambda _: None,
-            should_stop=lambda: False,
-        )
+    data = load_training_data(DATA, seed=FineTuneConfig().seed)
+    fine_tune(
+        FineTuneConfig(epochs=epochs),
+        data,
+        output=directory / "model",
+        report=lambda _: None,
+        should_stop=lambda: False,
+    )
     print("done", flush=True)
     # As a run's process does: all that the interpreter would tidy up takes a second.
     os._exit(0)
@@ -419,4 +436,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "steps":
         _make_steps([int(pid) for pid in sys.argv[2:]])
     else:
-        _bare_loop(int(sys.argv[1]))
+        _bare_loop(int(sys.argv[1]), Path(sys.argv[2]))
