@@ -86,7 +86,7 @@ def measure() -> dict[str, object]:
 
 
 async def _overhead() -> dict[str, object]:
-    bare, durable, standstill, shares = [], [], [], []
+    bare, durable, shares = [], [], []
     epochs = every = 0
     for number in range(PAIRS):
         async with _engine() as (client, home):
@@ -104,7 +104,6 @@ async def _overhead() -> dict[str, object]:
         shares.append(bare_side.engine_seconds / bare_side.seconds)
         bare.append(bare_side.seconds)
         durable.append(durable_side.seconds)
-        standstill.append(durable_side.standstill)
         print(
             f"pair {number + 1}: {bare[-1]:.2f} s, {durable[-1]:.2f} s, engine {shares[-1]:.4f}",
             file=sys.stderr,
@@ -125,7 +124,6 @@ async def _overhead() -> dict[str, object]:
         "standard_error_of_mean": round(statistics.stdev(ratios) / len(ratios) ** 0.5, 4),
         "ratios": [round(ratio, 4) for ratio in ratios],
         "difference_seconds": summary([b - a for a, b in zip(bare, durable, strict=True)]),
-        "standstill_seconds": summary(standstill),
         "epochs": epochs,
         "steps_between_checkpoints": every,
     }
@@ -366,7 +364,6 @@ class _Durable(_Side):
         assert result is not None, view
         assert result.attempts == 1
         assert result.checkpoint_seconds is not None
-        self.standstill = result.checkpoint_seconds
 
 
 async def _alternate(sides: list[_Side], engine: list[int]) -> None:

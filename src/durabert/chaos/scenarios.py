@@ -298,13 +298,10 @@ async def _calm(bench: Bench, run: str, _plan: Plan) -> Told:
 
 async def _trained(bench: Bench, scenario: Scenario, plan: Plan, show: Show) -> tuple[Told, RunView]:
     await bench.start(scenario.name)
-    watching = asyncio.create_task(bench.watch(scenario.name, show))
-    try:
-        told = await scenario.act(bench, scenario.name, plan)
-        return told, await watching
-    finally:
-        watching.cancel()
-        bench.stop_workers()
+    acting, watching = scenario.act(bench, scenario.name, plan), bench.watch(scenario.name, show)
+    told, run = await asyncio.gather(acting, watching)
+    bench.stop_workers()
+    return told, run
 
 
 def _steps_lost(steps: Sequence[int], result: FineTuneResult) -> int | None:
