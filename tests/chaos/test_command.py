@@ -20,9 +20,8 @@ def test_what_becomes_of_each_run_is_told_while_it_is_waited_for(tmp_path: Path)
     assert row["passed"]
     told = done.stderr.splitlines()
     begun = told.index("1 of 1  stop-training: SIGTERM of the worker in training ...")
-    assert any(line.startswith("undisturbed: epoch 1/2") for line in told[:begun])
-    assert any(
-        line.startswith("stop-training: epoch") and line.endswith("attempt 2 after WorkerStopping")
-        for line in told[begun:]
-    )
+    assert any(line.startswith("undisturbed: completed") for line in told[:begun])
+    # Which of its steps are seen is chance; the next worker takes seconds to begin.
+    during = [line for line in told[begun:] if line.startswith("stop-training: ")]
+    assert any(line.endswith("attempt 2 after WorkerStopping") for line in during)
     assert told[-1] == "1 of 1  stop-training: completed, digest equal"
