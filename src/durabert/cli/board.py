@@ -33,19 +33,12 @@ class Board:
 
     def __init__(self, engine: Engine | None, *, transient: bool = False) -> None:
         self._engine = engine
-        console = Console(stderr=True)
-        self._live = console.is_terminal
+        self._progress = state_bars(transient=transient)
+        self._live = self._progress.console.is_terminal
         self._alone = False
         self._said: dict[str, str] = {}
         self._warned: set[tuple[str, str]] = set()
         self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=console,
-            transient=transient,
-        )
 
     def __enter__(self) -> Self:
         if self._live:
@@ -99,6 +92,17 @@ class Board:
         if run.heartbeat_age_seconds and run.heartbeat_age_seconds > LOST_AFTER_SECONDS:
             parts.append(f"no sign of the worker for {run.heartbeat_age_seconds:.0f} s")
         return "  ".join(parts)
+
+
+def state_bars(*, transient: bool) -> Progress:
+    """Return bars on stderr, each between its description and the field ``state`` of its task."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[state]}", markup=False),
+        console=Console(stderr=True),
+        transient=transient,
+    )
 
 
 def _extent(run: RunView) -> tuple[float, float | None]:

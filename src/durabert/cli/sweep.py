@@ -6,9 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-
+from durabert.cli.board import state_bars
 from durabert.cli.output import print_json, say
 from durabert.cli.sweep_table import print_sweep, trial_score
 from durabert.cli.train import announce_start, given, name_by_content, toml_document
@@ -150,16 +148,9 @@ class _Board:
     """A bar for all trials; where there is no terminal, one line a change."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._live = console.is_terminal
+        self._bar = state_bars(transient=True)
+        self._live = self._bar.console.is_terminal
         self._said: dict[int, str] = {}
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=console,
-            transient=True,
-        )
         self._task = self._bar.add_task("preparing", total=None, state="")
         if self._live:
             self._bar.start()
