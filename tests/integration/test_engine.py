@@ -418,7 +418,8 @@ def test_a_search_attribute_of_another_type_is_refused(home):
 
 @pytest.mark.parametrize("told", [None, "3"])
 async def test_the_server_leaves_the_processor_to_models(home, monkeypatch, told):
-    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    for name in server.ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
     if told is not None:
         monkeypatch.setenv("GOMAXPROCS", told)
     with attach(home) as engine:
@@ -430,6 +431,7 @@ async def test_the_server_leaves_the_processor_to_models(home, monkeypatch, told
         # Only of the mode "persist" is there one while nothing is written.
         assert Path(f"{Home(home).database}-journal").exists()
     assert f"GOMAXPROCS={told or 1}".encode() in environment
+    assert {b"GOGC=off", b"GOMEMLIMIT=512MiB"} <= set(environment)
     assert len(partitions.activity_task_queue_partitions) == 1
     assert len(partitions.workflow_task_queue_partitions) == 1
 

@@ -35,9 +35,15 @@ LEFTOVER_SECONDS: Final = 1.0
 """How long a server whose host was killed may take to die before it is looked for and killed."""
 POLL_SECONDS: Final = 0.02
 PORT_ATTEMPTS: Final = 5
-ENVIRONMENT: Final = {"GOMAXPROCS": "1", "GODEBUG": "gcshrinkstackoff=1"}
-"""One thread of Go at a time: more of them wake each other up for what one would have done. Stacks stay as
-large as they have become: made smaller every two minutes, they would have to grow again."""
+ENVIRONMENT: Final = {
+    "GOMAXPROCS": "1",
+    "GOGC": "off",
+    "GOMEMLIMIT": "512MiB",
+    "GODEBUG": "gcshrinkstackoff=1",
+}
+"""One thread of Go at a time: more of them wake each other up for what one would have done. Memory is collected
+when there is much of it, not every two minutes whatever there is: https://go.dev/doc/gc-guide#Memory_limit
+Stacks stay as large as they have become: made smaller, they would have to grow again."""
 DYNAMIC_CONFIG: Final = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
