@@ -57,7 +57,7 @@ from durabert.engine.home import Home
 from durabert.specs import CheckpointPolicy, DataSpec, ExperimentSpec, FineTuneConfig
 from durabert.supervisor.launcher import with_huge_pages
 
-PAIRS = 16
+PAIRS = 12
 """In half of them each side begins first."""
 TURN = 0.25
 """Seconds that a side works before it is the other's turn, in the mean; a fourth more or less."""
