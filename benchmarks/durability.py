@@ -251,6 +251,7 @@ class _Side:
         self.seconds = 0.0
         self.engine_seconds = 0.0
         self.running: asyncio.Task[None] | None = None
+        self._known: list[int] = []
 
     def processes(self) -> list[int]:
         raise NotImplementedError
@@ -261,15 +262,26 @@ class _Side:
     async def work(self, seconds: float) -> None:
         if self.running is None:
             self.running = asyncio.create_task(self.run())
-        _signal(self.processes(), signal.SIGCONT)
+        _signal(self._known, signal.SIGCONT)
         began = time.perf_counter()
         await asyncio.wait([self.running], timeout=seconds)
-        if not self.has_ended():
-            # Until then it works.
-            _signal(self.processes(), signal.SIGSTOP)
-        self.seconds += time.perf_counter() - began
         if self.has_ended():
+            self.seconds += time.perf_counter() - began
             await self.leave()
+        else:
+            self.seconds += self._freeze() - began
+
+    def _freeze(self) -> float:
+        """Let none of its processes work, and return since when (performance counter)."""
+        _signal(self._known, signal.SIGSTOP)
+        frozen = time.perf_counter()
+        # To look for them takes of the processors, so those that were there before do not wait for that.
+        found = self.processes()
+        if found != self._known:
+            self._known = found
+            _signal(found, signal.SIGSTOP)
+            frozen = time.perf_counter()
+        return frozen
 
     async def leave(self) -> None:
         """Be gone when the other one goes on."""
@@ -335,7 +347,7 @@ class _Durable(_Side):
         )
 
     def processes(self) -> list[int]:
-        # Looked for while the run works, so quickly: not among the many threads of the worker each time.
+        # Not among the many threads of the worker each time.
         if self._fork_server is None:
             [self._fork_server] = _children(self.engine()[1])
         return list(_children(self._fork_server))
