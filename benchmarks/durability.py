@@ -73,8 +73,8 @@ CHECKPOINTS = 3
 """Of one that takes so long; the last is that of its end."""
 KEEPS = 1000
 """Epochs of a process that is there for its memory, and never makes them."""
-KEEPER_SECONDS = 4.0
-"""In which it comes to have that memory."""
+MEMORY_SECONDS = 4.0
+"""In which a process comes to have the memory that it needs."""
 DATA = DataSpec(source=str(files("durabert.demo") / "reviews"))
 STEPS_OF_AN_EPOCH = 63
 ROWS, STEP = 1_000_000, 1_000_000
@@ -100,7 +100,9 @@ async def _overhead() -> dict[str, object]:
                 sides = [bare_side, durable_side]
                 with durable_side.thawed_at_the_end():
                     # In turn, as the first one has the machine alone when the other has ended.
-                    await _alternate(sides if number % 2 else sides[::-1], durable_side.engine())
+                    await _alternate(
+                        sides if number % 2 else sides[::-1], durable_side.engine(), random.Random(number)
+                    )
         shares.append(bare_side.engine_seconds / bare_side.seconds)
         bare.append(bare_side.seconds)
         durable.append(durable_side.seconds)
@@ -148,7 +150,7 @@ async def _memory_in_order() -> AsyncIterator[None]:
     with contextlib.suppress(OSError):
         Path("/proc/sys/vm/compact_memory").write_text("1")
     async with _Bare.begun(KEEPS) as keeper:
-        await keeper.work(KEEPER_SECONDS)
+        await keeper.work(MEMORY_SECONDS)
         yield
 
 
@@ -378,13 +380,14 @@ class _Durable(_Side):
         assert result.checkpoint_seconds is not None
 
 
-async def _alternate(sides: list[_Side], engine: list[int]) -> None:
-    lengths = random.Random(0)
+async def _alternate(sides: list[_Side], engine: list[int], lengths: random.Random) -> None:
     while not all(side.has_ended() for side in sides):
         for side in sides:
             if not side.has_ended():
                 before = _processor_seconds(engine)
-                await side.work(lengths.uniform(0.75 * TURN, 1.25 * TURN))
+                turn = lengths.uniform(0.75 * TURN, 1.25 * TURN)
+                # Each takes its memory in one go, as a training does that is alone.
+                await side.work(turn if side.seconds else MEMORY_SECONDS)
                 side.engine_seconds += _processor_seconds(engine) - before
 
 
