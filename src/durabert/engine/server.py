@@ -41,9 +41,10 @@ ENVIRONMENT: Final = {
     "GOMEMLIMIT": "512MiB",
     "GODEBUG": "gcshrinkstackoff=1",
 }
-"""One thread of Go at a time: more of them wake each other up for what one would have done. Memory is collected
-when there is much of it, not every two minutes whatever there is: https://go.dev/doc/gc-guide#Memory_limit
-Stacks stay as large as they have become: made smaller, they would have to grow again."""
+"""One thread of Go at a time: more of them wake each other up for what one would have done. Garbage is
+collected when memory becomes so large, not every two minutes whatever it is:
+https://go.dev/doc/gc-guide#Memory_limit. Stacks stay as large as they have become: made smaller, they would
+have to grow again."""
 DYNAMIC_CONFIG: Final = {
     "matching.numTaskqueueReadPartitions": "1",
     "matching.numTaskqueueWritePartitions": "1",
