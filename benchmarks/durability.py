@@ -2,7 +2,8 @@
 
 Both sides of a pair are there at once, and in turn the training process of one of them is frozen while the
 other works for a quarter of a second: a machine that is faster in one moment than in the next, as a rented
-one is in moments of any length, favours neither. What counts is the time in which a side was not frozen.
+one is in moments of any length, favours neither. The first turn of each is longer: in it a side takes its
+memory in one go, as a training does that is alone. What counts is the time in which a side was not frozen.
 Checkpoints are asked for by steps, as many as a training of that length makes by itself, since their usual
 interval would go by the clock, which does not stop.
 
@@ -386,7 +387,6 @@ async def _alternate(sides: list[_Side], engine: list[int], lengths: random.Rand
             if not side.has_ended():
                 before = _processor_seconds(engine)
                 turn = lengths.uniform(0.75 * TURN, 1.25 * TURN)
-                # Each takes its memory in one go, as a training does that is alone.
                 await side.work(turn if side.seconds else MEMORY_SECONDS)
                 side.engine_seconds += _processor_seconds(engine) - before
 
