@@ -70,6 +70,8 @@ ASKED_PER_SECOND = 5
 OUTLIER = 6 * 1.4826
 """Median deviations from which on a step does not count: the machine was taken away."""
 TRAINING_SECONDS = 180.0
+COUNTED_EPOCHS = 10
+"""Of the training by which it is counted how many epochs take so long; its first ones are slower."""
 CHECKPOINTS = 3
 """Of one that takes so long; the last is that of its end."""
 KEEPS = 1000
@@ -88,14 +90,13 @@ def measure() -> dict[str, object]:
 
 async def _overhead() -> dict[str, object]:
     bare, durable, shares = [], [], []
-    epochs = every = 0
+    async with _engine() as (client, _):
+        epochs = round(TRAINING_SECONDS / await _warm_up(client, epochs=COUNTED_EPOCHS))
+    # Rounded up, and then none is due at the last step, which the one of the end would wait for.
+    every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
     for number in range(PAIRS):
         async with _engine() as (client, home):
-            seconds_of_epoch = await _warm_up(client)
-            if not epochs:
-                epochs = round(TRAINING_SECONDS / seconds_of_epoch)
-                # Rounded up, and then none is due at the last step, which the one of the end would wait for.
-                every = epochs * STEPS_OF_AN_EPOCH // CHECKPOINTS + 1
+            await _warm_up(client)
             durable_side = _Durable(client, home, "pair", epochs, every)
             async with _memory_in_order(), _Bare.begun(epochs) as bare_side:
                 sides = [bare_side, durable_side]
@@ -238,13 +239,14 @@ def _processor_seconds(pids: list[int]) -> float:
     return nanoseconds / 1e9
 
 
-async def _warm_up(client: Client) -> float:
-    config = FineTuneConfig(epochs=3)
+async def _warm_up(client: Client, *, epochs: int = 3) -> float:
+    """Train once, and return the seconds that it took for each epoch, from its begin to its end."""
+    config = FineTuneConfig(epochs=epochs)
     await client.start(ExperimentSpec(name="warm-up", data=DATA, runs=(config,)))
     result = (await client.wait("warm-up")).runs[0].result
     assert result is not None
-    assert result.steps == 3 * STEPS_OF_AN_EPOCH
-    return result.train_seconds / 3
+    assert result.steps == epochs * STEPS_OF_AN_EPOCH
+    return result.seconds / epochs
 
 
 class _Side:
